@@ -1,0 +1,49 @@
+# Every target sets up what it needs. On Linux without a GPU, let torch come from its CPU index:
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+WORKERS ?= 2
+
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+export HF_HUB_DISABLE_TELEMETRY = 1
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test test-slow lint format bench quality clean
+
+demo: $(VENV)/ok
+	$(BIN)/safewright lab demo --out runs/demo
+
+test: $(VENV)/ok
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS)
+
+test-slow: $(VENV)/ok
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(VENV)/ok
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/ok
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/ok
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/cold_start.py
+
+quality: $(VENV)/ok
+	$(BIN)/python -m safewright.judges.quality
+
+$(VENV)/ok: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Safewright needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PIP) install -q -c constraints.txt torch --index-url $(TORCH_INDEX))
+	$(PIP) install -q -c constraints.txt -e ".[all,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,25 @@
+"""Runs: one execution is one folder that can be killed, resumed, compared and reported.
+
+Standard library only.
+"""
+
+from safewright.runs.atomic import from_json, to_json, write_bytes, write_json, write_text
+from safewright.runs.bridge import run_sync
+from safewright.runs.cache import single_flight
+from safewright.runs.digests import digest_bytes, digest_file, digest_json
+from safewright.runs.run import Run, open_run
+
+__all__ = [
+    "Run",
+    "digest_bytes",
+    "digest_file",
+    "digest_json",
+    "from_json",
+    "open_run",
+    "run_sync",
+    "single_flight",
+    "to_json",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]

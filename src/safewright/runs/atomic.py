@@ -1,0 +1,162 @@
+"""JSON for dataclasses, and writes that are either whole or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safewright.errors import BadInput
+
+T = TypeVar("T")
+
+
+def to_json(obj: Any) -> Any:
+    """The plain JSON form of an object: dataclasses, mappings, sequences, sets, paths and scalars.
+
+    Raises:
+        TypeError: Something in it has no JSON form.
+    """
+    if obj is None or isinstance(obj, (bool, int, str)):
+        return obj
+    if isinstance(obj, float):
+        # JSON has no NaN; a missing value is null, never a number that sorts somewhere.
+        return obj if math.isfinite(obj) else None
+    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
+        return {f.name: to_json(getattr(obj, f.name)) for f in dataclasses.fields(obj)}
+    if isinstance(obj, Mapping):
+        return {str(key): to_json(value) for key, value in obj.items()}
+    if isinstance(obj, (set, frozenset)):
+        return sorted(to_json(item) for item in obj)
+    if isinstance(obj, Path):
+        return str(obj)
+    if isinstance(obj, Sequence):
+        return [to_json(item) for item in obj]
+    raise TypeError(f"{type(obj).__name__} has no JSON form")
+
+
+def dump_json(obj: Any, *, canonical: bool = False) -> str:
+    """JSON text: readable (indented), or ``canonical`` (sorted keys, one line) for digests."""
+    plain = to_json(obj)
+    if canonical:
+        return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(plain, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def from_json(kind: type[T], plain: Any) -> T:
+    """A value of type ``kind`` from its plain JSON form; the inverse of `to_json`.
+
+    Raises:
+        BadInput: A field is unknown or missing, or a value does not fit its type.
+    """
+    value: T = _read(kind, plain, kind.__name__)
+    return value
+
+
+def _read(kind: Any, plain: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return plain
+    if origin is typing.Literal:
+        if plain not in args:
+            raise BadInput(f"{where} is {plain!r}.", fix=f"It must be one of {', '.join(map(repr, args))}.")
+        return plain
+    if origin in (typing.Union, types.UnionType):
+        if plain is None and type(None) in args:
+            return None
+        return _read(next(a for a in args if a is not type(None)), plain, where)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _read_dataclass(kind, plain, where)
+    if origin is tuple:
+        _expect(plain, list, where)
+        inner = args[0] if args else Any
+        return tuple(_read(inner, item, f"{where}[{i}]") for i, item in enumerate(plain))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        _expect(plain, dict, where)
+        return {key: _read(args[1], value, f"{where}.{key}") for key, value in plain.items()}
+    if kind is float:
+        if isinstance(plain, bool) or not isinstance(plain, (int, float)):
+            raise BadInput(f"{where} is {plain!r}, not a number.")
+        return float(plain)
+    if kind in (str, int, bool):
+        if kind is int and isinstance(plain, bool):
+            raise BadInput(f"{where} is {plain!r}, not an integer.")
+        _expect(plain, kind, where)
+        return plain
+    raise TypeError(f"{where}: no rule for reading {kind!r}")
+
+
+def _expect(plain: Any, kind: type, where: str) -> None:
+    if not isinstance(plain, kind):
+        raise BadInput(f"{where} is a {type(plain).__name__}, not a {kind.__name__}.")
+
+
+def _read_dataclass(kind: type, plain: Any, where: str) -> Any:
+    _expect(plain, dict, where)
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(plain) - set(fields))
+    if unknown:
+        raise BadInput(f"{where} has the unknown field {unknown[0]!r}.")
+    required = [
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    missing = sorted(set(required) - set(plain))
+    if missing:
+        raise BadInput(f"{where} lacks the field {missing[0]!r}.")
+    return kind(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in plain.items()})
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Put ``data`` at ``path`` at once: temporary file, fsync, rename.
+
+    A reader, or the next run after a kill, sees the old content or the new, never a part.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Put UTF-8 ``text`` at ``path`` at once; see `write_bytes`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, obj: Any) -> None:
+    """Put readable JSON of ``obj`` at ``path`` at once; see `write_bytes` and `to_json`."""
+    write_text(path, dump_json(obj))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
