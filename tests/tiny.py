@@ -7,22 +7,24 @@ from typing import Any
 
 from safewright.types import Row
 
-WORDS = [f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu", "ra", "se", "ti") for b in ("n", "p", "r", "s", "v")]
+WORDS = [
+    f"{a}{b}" for a in ("ba", "de", "ki", "lo", "mu", "ra", "se", "ti") for b in ("n", "p", "r", "s", "v")
+]
 SPECIALS = ["<pad>", "<s>", "</s>", "<unk>"]
 ROLES = ["system", "user", "assistant", ":"]
 TEMPLATE = (
     "<s>{% for m in messages %} {{ m['role'] }} : {{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %} assistant :{% endif %}"
 )
-THINKING = ["<think>", "</think>"]
+THINKING = ("<think>", "</think>")
 
 
-def tokenizer(template: str = TEMPLATE, more: list[str] | None = None) -> Any:
+def tokenizer(template: str = TEMPLATE, more: tuple[str, ...] = ()) -> Any:
     """A word-level tokenizer over made-up words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate([*SPECIALS, *ROLES, *THINKING, *WORDS, *(more or [])])}
+    vocabulary = {word: i for i, word in enumerate([*SPECIALS, *ROLES, *WORDS, *more])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     wrapped = PreTrainedTokenizerFast(
@@ -32,12 +34,20 @@ def tokenizer(template: str = TEMPLATE, more: list[str] | None = None) -> Any:
     return wrapped
 
 
-def save_tiny(folder: Path, *, seed: int = 0, template: str = TEMPLATE, shard: str = "1GB", **shape: Any) -> Path:
+def save_tiny(
+    folder: Path,
+    *,
+    seed: int = 0,
+    template: str = TEMPLATE,
+    shard: str = "1GB",
+    more: tuple[str, ...] = (),
+    **shape: Any,
+) -> Path:
     """A random Llama with its tokenizer, saved as an ordinary folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    words = tokenizer(template)
+    words = tokenizer(template, more)
     torch.manual_seed(seed)
     sizes = {
         "hidden_size": 32,
@@ -68,6 +78,11 @@ def rows(count: int, *, length: int = 3) -> list[Row]:
     for i in range(count):
         text = " ".join(WORDS[(i * 7 + j * (i + 3)) % len(WORDS)] for j in range(length + i % 5))
         found.append(
-            Row(id=f"r{i:03d}", prompt=({"role": "user", "content": text},), reference=WORDS[i % len(WORDS)], lang="en")
+            Row(
+                id=f"r{i:03d}",
+                prompt=({"role": "user", "content": text},),
+                reference=WORDS[i % len(WORDS)],
+                lang="en",
+            )
         )
     return found

@@ -13,6 +13,8 @@ import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
+import types
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -228,7 +230,7 @@ def read_options(entry: Entry, given: Mapping[str, Any]) -> Any:
     for key in given:
         if key not in fields:
             raise BadInput(f"{entry.name} has no option {key!r}.", fix=nearest(key, fields))
-    hints = inspect.get_annotations(entry.config, eval_str=True)
+    hints = typing.get_type_hints(entry.config)
     return entry.config(
         **{key: read_value(f"{entry.name}.{key}", hints[key], value) for key, value in given.items()}
     )
@@ -240,9 +242,6 @@ def read_value(name: str, kind: Any, value: Any) -> Any:
     Raises:
         BadInput: It does not fit, with what would.
     """
-    import types
-    import typing
-
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None or value == "none":

@@ -313,7 +313,9 @@ class Judge(Protocol):
     answers: frozenset[str]
     """The qualities it can decide, within ``{"harmful", "refusal"}``."""
 
-    conventions: Mapping[str, Any]
-    """What a scorecard must say about it: version, lists or prompt digest, measured quality, strength."""
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        """What a scorecard must say about it: version, lists or prompt digest, measured quality, strength."""
+        ...
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]: ...

@@ -55,7 +55,11 @@ def declared_markers(template: str | None) -> dict[str, str]:
 
 
 def split_reasoning(
-    raw: str, visible: Mapping[str, str] | None = None, *, opened: bool = False
+    raw: str,
+    visible: Mapping[str, str] | None = None,
+    *,
+    opened: bool = False,
+    prompt_known: bool = False,
 ) -> tuple[str, str, bool]:
     """Raw output as (reasoning, answer, closed).
 
@@ -63,6 +67,8 @@ def split_reasoning(
         raw: What the model wrote after the prompt.
         visible: ``{"open": marker, "close": marker}``; `THINK` where None or empty.
         opened: Whether the prompt itself already opened the block, as some templates do.
+        prompt_known: Whether ``opened`` was read off the prompt. If it was not (a server renders it
+            unseen), a closing marker without an opening one ends a block that the template opened.
 
     Returns:
         The text inside the blocks, the text outside them, and whether every block was closed. Words
@@ -71,8 +77,8 @@ def split_reasoning(
     """
     start, end = (visible or THINK)["open"], (visible or THINK)["close"]
     first_open, first_close = raw.find(start), raw.find(end)
-    # A closing marker without an opening one: the template opened the block, unseen by the caller.
-    inside = opened or (first_close >= 0 and (first_open < 0 or first_close < first_open))
+    closes_first = first_close >= 0 and (first_open < 0 or first_close < first_open)
+    inside = opened or (closes_first and not prompt_known)
     reasoning: list[str] = []
     answer: list[str] = []
     rest = raw.lstrip().removeprefix(start) if opened else raw

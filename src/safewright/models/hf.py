@@ -32,6 +32,7 @@ def open_folder(ref: ModelRef, *, device: str = "auto", batch_size: int | None =
         import transformers
     except ImportError as error:
         raise need_extra(error.name or "transformers", "models") from error
+    transformers.utils.logging.disable_progress_bar()  # ours says more, and only on a terminal
     if ref.kind == "adapter":
         try:
             import peft
@@ -260,10 +261,14 @@ class HfModel:
         # Reasoning markers may be special tokens, so they are split off before those are dropped.
         marked = self.tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=False)
         opened = chats_.opens_reasoning(prompt, self.visible)
-        parts = chats_.split_reasoning(marked, self.visible, opened=opened)
-        reasoning, answer = (self._without_specials(part) for part in parts[:2])
-        stop = "stop" if stopped else "length"
-        return Generation(marked, reasoning, answer, parts[2], stop, len(tokens))  # type: ignore[arg-type]
+        reasoning, answer, closed = chats_.split_reasoning(
+            marked, self.visible, opened=opened, prompt_known=True
+        )
+        if closed and not reasoning and answer == marked.strip():
+            answer = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        else:
+            reasoning, answer = self._without_specials(reasoning), self._without_specials(answer)
+        return Generation(marked, reasoning, answer, closed, "stop" if stopped else "length", len(tokens))
 
     def _without_specials(self, text: str) -> str:
         for special in self.tokenizer.all_special_tokens:

@@ -1,0 +1,125 @@
+"""``safewright list`` and ``safewright show``: what there is, and what one method takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from safewright import catalog
+from safewright.cli import console
+from safewright.cli.options import JsonOut
+from safewright.errors import BadInput, nearest
+
+
+def list_methods(json: JsonOut = False) -> None:
+    """List measures, treatments, judges and data presets."""
+    from safewright.data import PRESETS
+    from safewright.judges import JUDGES
+
+    methods = [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "version": entry.version,
+            "paper": entry.paper,
+            "summary": entry.summary,
+        }
+        for entry in catalog.entries()
+    ]
+    judges = [
+        {
+            "name": name,
+            "kind": "judge",
+            "version": judge.strength,
+            "paper": "",
+            "summary": judge.summary,
+            "answers": sorted(judge.answers),
+        }
+        for name, judge in JUDGES.items()
+    ]
+    presets = [
+        {
+            "name": name,
+            "kind": "preset",
+            "version": preset.revision or "unpinned",
+            "paper": "",
+            "summary": f"{preset.repo} ({preset.role})",
+        }
+        for name, preset in PRESETS.items()
+    ]
+    if json:
+        console.result([*methods, *judges, *presets])
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("name", "kind", "version", "what it is"):
+        table.add_column(column, overflow="fold")
+    for row in [*methods, *judges, *presets]:
+        table.add_row(row["name"], row["kind"], str(row["version"])[:12], row["summary"])
+    console.show(table)
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="A measure, treatment, judge or preset.")], json: JsonOut = False
+) -> None:
+    """Show what a method does, which models and data it takes, and its options."""
+    from safewright.data import PRESETS
+    from safewright.judges import JUDGES
+
+    methods = {entry.name: entry for entry in catalog.entries()}
+    if name in methods:
+        facts = _method(methods[name])
+    elif name in JUDGES:
+        facts = {"name": name, "kind": "judge", **_plain(JUDGES[name])}
+    elif name in PRESETS:
+        facts = {"kind": "preset", **_plain(PRESETS[name])}
+    else:
+        raise BadInput(f"There is nothing called {name!r}.", fix=nearest(name, [*methods, *JUDGES, *PRESETS]))
+    if json:
+        console.result(facts)
+        return
+    for key, value in facts.items():
+        if key == "options":
+            print("options (--set KEY=VALUE):")
+            for option in value:
+                print(f"  {option['name']} = {option['default']}\n      {option['help']}")
+        elif key == "description":
+            print(f"\n{value}\n")
+        elif value not in (None, "", [], ()):
+            print(f"{key}: {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+
+
+def _method(entry: catalog.Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "version": entry.version,
+        "paper": entry.paper,
+        "description": inspect.getdoc(entry.function),
+        "models": [*entry.takes, *(f"{role} (optional)" for role in entry.optional)],
+        "data": list(entry.data),
+        "judge decides": entry.judges,
+        "needs": sorted(entry.needs),
+        "options": [
+            {
+                "name": name,
+                "default": None if field.default is dataclasses.MISSING else field.default,
+                "help": field.metadata.get("help", ""),
+            }
+            for name, field in entry.options().items()
+        ],
+    }
+
+
+def _plain(item: Any) -> dict[str, Any]:
+    """The fields of a dataclass that have a JSON form."""
+    values = {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}
+    return {
+        key: sorted(value) if isinstance(value, frozenset) else value
+        for key, value in values.items()
+        if not callable(value)
+    }

@@ -1,0 +1,78 @@
+"""``safewright measure NAME MODEL``: one measure, one scorecard."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from safewright.cli import console, options, running
+from safewright.measures.driver import MAX_UNSCORED
+from safewright.runs import to_json
+
+
+def measure(
+    name: Annotated[str, typer.Argument(help="A measure; safewright list names them.")],
+    model: Annotated[
+        str, typer.Argument(help="A model folder, adapter, hub id or http://host:port/v1#NAME.")
+    ],
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="[ROLE=]FILE", help="Rows, or a preset's name.")
+    ] = [],  # noqa: B006 - typer copies it
+    judge: Annotated[str | None, typer.Option("--judge", help="A judge; safewright list names them.")] = None,
+    model_role: Annotated[
+        list[str], typer.Option("--model-role", metavar="ROLE=MODEL", help="A model in a further role.")
+    ] = [],  # noqa: B006
+    set_: options.Set = [],  # noqa: B006
+    config: options.Config = None,
+    limit: options.Limit = None,
+    seed: options.Seed = 0,
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    max_unscored: options.MaxUnscored = MAX_UNSCORED,
+    engine: options.Engine = "auto",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    batch_size: options.BatchSize = None,
+    dry_run: options.DryRun = False,
+    json: options.JsonOut = False,
+) -> None:
+    """Run one measure on a model and print its scorecard."""
+    from safewright import catalog
+    from safewright.compose.folders import load_records
+    from safewright.measures import EngineOptions, plan_measure, run_measure
+    from safewright.report import console_table, render_page
+    from safewright.runs import write_text
+
+    entry = catalog.find(name, "measure")
+    options.share(max_unscored, "--max-unscored")
+    plan = plan_measure(
+        name,
+        {entry.roles[0]: model, **options.by_role(model_role, "--model-role", entry.roles[1:])},
+        data=options.by_role(data, "--data", entry.data).get(*entry.data[:1]) if data else None,
+        judge=judge,
+        config=options.method_options(set_, config),
+        limit=limit,
+        seed=seed,
+        engine=EngineOptions(engine=engine, device=device, dtype=dtype, batch_size=batch_size),
+    )
+    estimates = plan.estimates()
+    running.tell_estimates(estimates)
+    if dry_run:
+        if json:
+            console.result(estimates)
+        return
+    folder = out or plan.folder
+    command = running.command_line()
+    with console.progress() as progress:
+        card = run_measure(
+            plan, run=folder, overwrite=overwrite, notes={"command": command}, progress=progress
+        )
+    cards = [(card, load_records(folder))]
+    write_text(folder / "report.html", render_page(f"{name}: {model}", cards, command=command))
+    if json:
+        console.result({**to_json(card), "folder": str(folder)})
+    else:
+        console.show(console_table([card for card, _ in cards]))
+        print(f"page: {folder / 'report.html'}")
+    running.require_scored({name: (card, folder)}, max_unscored)

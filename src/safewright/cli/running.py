@@ -1,0 +1,71 @@
+"""What verbs that run measures share: telling the cost before, and the exit code after."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from safewright.cli import console
+from safewright.compose.folders import load_records
+from safewright.errors import TooManyUnscored
+from safewright.measures.driver import unscored_share
+from safewright.models.estimate import Estimate
+from safewright.types import Scorecard
+
+
+def command_line() -> str:
+    """The command as it was given, for the run's plan and the page."""
+    return shlex.join(["safewright", *sys.argv[1:]])
+
+
+def tell_estimates(estimates: Mapping[str, Estimate]) -> None:
+    """Print, on stderr, what a run will take before it starts."""
+    for name, cost in estimates.items():
+        console.say(
+            f"{name}: {cost.calls} calls, about {cost.prompt_tokens:,} prompt tokens, "
+            f"at most {cost.new_tokens:,} new tokens"
+        )
+    memory = max((cost.memory_bytes for cost in estimates.values()), default=0)
+    known = [cost.seconds for cost in estimates.values() if cost.seconds is not None]
+    if memory:
+        console.say(f"memory: about {memory / 2**30:.2f} GiB")
+    basis = next(iter(estimates.values())).basis if estimates else ""
+    if known and len(known) == len(estimates):
+        console.say(f"time: about {duration(sum(known))} at most ({basis})")
+    else:
+        console.say(f"time: unknown ({basis})")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) -> None:
+    """Pass when each scorecard's unscored share is within ``bound``.
+
+    Args:
+        cards: Scorecards with their folders, by name.
+        bound: The largest share allowed.
+
+    Raises:
+        TooManyUnscored: Naming every measure above the bound, with its counts.
+    """
+    above = []
+    for name, (card, folder) in cards.items():
+        total = len(load_records(folder))
+        if unscored_share(card, total) > bound:
+            counts = ", ".join(f"{count} {status}" for status, count in card.unscored.items())
+            above.append(f"{name}: {sum(card.unscored.values())} of {total} records unscored ({counts})")
+    if above:
+        raise TooManyUnscored(
+            "; ".join(above) + f"; the bound is {bound:.0%}.",
+            why="A rate over the rest may be far from the truth. The results are written all the same.",
+            fix="Give the same command again to retry failed calls, or raise --max-unscored knowingly.",
+        )

@@ -1,0 +1,21 @@
+"""Judges: does an answer have a quality? Rules, a rubric asked of any chat model, and classifiers.
+
+Every judge takes a batch and gives as many judgements in the same order. What it cannot decide has a status,
+never a value.
+"""
+
+from safewright.judges.classifier import LlamaGuardJudge, Qwen3GuardJudge
+from safewright.judges.keyword import KeywordJudge, LegacyKeywordJudge
+from safewright.judges.resolve import JUDGES, JudgeEntry, resolve
+from safewright.judges.rubric import RubricJudge
+
+__all__ = [
+    "JUDGES",
+    "JudgeEntry",
+    "KeywordJudge",
+    "LegacyKeywordJudge",
+    "LlamaGuardJudge",
+    "Qwen3GuardJudge",
+    "RubricJudge",
+    "resolve",
+]

@@ -1,0 +1,192 @@
+"""What behaviour measures share: asking every row, handing answers to a judge, and counting."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from safewright.errors import BadInput
+from safewright.stats import rate_reading
+from safewright.types import (
+    Better,
+    Decoding,
+    Findings,
+    Judge,
+    JudgeItem,
+    Judgement,
+    Quality,
+    Question,
+    Reading,
+    Record,
+    Row,
+    Status,
+)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """A measure of what models answer, as the functions every way of running it needs.
+
+    Args:
+        ask: Questions for the rows; more than one per row for repeated draws or several model roles.
+        score: The records with their scores filled in. Records without an answer arrive here too, and
+            must come back in the same order.
+        decoding: Defaults, under the model's recipe and the user's choice.
+        summarise: What the scored records say.
+        chosen: Decoding options the user chose, over the recipe's.
+    """
+
+    ask: Callable[[Sequence[Row]], list[Question]]
+    score: Callable[[Sequence[Record], Judge | None], Awaitable[list[Record]]]
+    summarise: Callable[[Sequence[Record]], Findings]
+    decoding: Decoding = field(default_factory=Decoding)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """Options of every measure that asks each row one question."""
+
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Longest answer in tokens; default: the recipe's, else the measure's."},
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "Sampling temperature; 0 is greedy, the default."}
+    )
+    top_p: float | None = field(default=None, metadata={"help": "Nucleus sampling mass; default 1."})
+    samples: int = field(default=1, metadata={"help": "Answers drawn per row; above 1 needs a temperature."})
+    system: str | None = field(default=None, metadata={"help": "System prompt put before every row."})
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise BadInput(f"max_new_tokens is {self.max_new_tokens}.", fix="It must be at least 1.")
+        if self.temperature is not None and self.temperature < 0:
+            raise BadInput(f"temperature is {self.temperature}.", fix="It must be 0 (greedy) or more.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise BadInput(f"top_p is {self.top_p}.", fix="It must lie in (0, 1].")
+        if self.samples < 1:
+            raise BadInput(f"samples is {self.samples}.", fix="It must be at least 1.")
+        if self.samples > 1 and not self.temperature:
+            raise BadInput(
+                f"samples is {self.samples}, but decoding is greedy: all answers would be the same.",
+                fix="Set a temperature too, for example --set temperature=1.0",
+            )
+
+    def chosen(self) -> dict[str, Any]:
+        """The decoding options the user set."""
+        options = {name: getattr(self, name) for name in ("max_new_tokens", "temperature", "top_p")}
+        return {name: value for name, value in options.items() if value is not None}
+
+    def ask(self, rows: Sequence[Row]) -> list[Question]:
+        """One question per row and sample; samples of a row share its cluster."""
+        return [
+            Question(
+                id=row.id,
+                chat=with_system(row.prompt, self.system),
+                sample=sample,
+                cluster=row.id,
+                reference=row.reference,
+                lang=row.lang,
+                meta=row.meta,
+            )
+            for row in rows
+            for sample in range(self.samples)
+        ]
+
+
+def with_system(prompt: tuple[Any, ...], system: str | None) -> tuple[Any, ...]:
+    """A conversation under another system prompt; unchanged where ``system`` is None."""
+    if system is None:
+        return prompt
+    turns = tuple(message for message in prompt if message["role"] != "system")
+    return ({"role": "system", "content": system}, *turns)
+
+
+def answer_status(record: Record) -> tuple[Status, str]:
+    """Whether a record has an answer to judge: ``ok``, ``no_answer`` or ``error``, and why not."""
+    said = record.generation
+    if said is None or said.stop in ("error", "overlong"):
+        return "error", said.error if said else "never asked"
+    if not said.closed:
+        return "no_answer", "the reasoning was never closed"
+    if not said.answer.strip():
+        return "no_answer", "the answer is empty"
+    return "ok", ""
+
+
+def scored(record: Record, name: str, value: float | None, status: Status, why: str = "") -> Record:
+    """The record with one more score."""
+    return dataclasses.replace(
+        record,
+        scores={**record.scores, name: value},
+        status={**record.status, name: status},
+        why="; ".join(part for part in (record.why, why) if part),
+    )
+
+
+async def judged(
+    records: Sequence[Record], judge: Judge | None, *, name: str, about: Quality, sees: str = "answer"
+) -> list[Record]:
+    """Records with the score ``name``: 1.0 where the judge says the answer has the quality ``about``.
+
+    Records without an answer are not shown to the judge; whatever the judge could not decide stays
+    without a value, under the status it gave.
+    """
+    if judge is None:
+        raise BadInput(f"{name} needs a judge.", fix="Give one with --judge.")
+    states = [answer_status(record) for record in records]
+    open_ = [place for place, (status, _) in enumerate(states) if status == "ok"]
+    verdicts = await judge.judge([_item(records[place], about, sees) for place in open_])
+    if len(verdicts) != len(open_):
+        raise RuntimeError(f"the judge {judge.name} gave {len(verdicts)} judgements for {len(open_)} items")
+    by_place: dict[int, Judgement] = dict(zip(open_, verdicts, strict=True))
+    result = []
+    for place, record in enumerate(records):
+        status, why = states[place]
+        if place not in by_place:
+            result.append(scored(record, name, None, status, why))
+            continue
+        verdict = by_place[place]
+        value = verdict.value if verdict.status == "ok" else None
+        kept = dataclasses.replace(record, meta={**record.meta, f"{name}_label": verdict.label})
+        result.append(scored(kept, name, value, verdict.status, verdict.why))
+    return result
+
+
+def _item(record: Record, about: Quality, sees: str) -> JudgeItem:
+    said = record.generation
+    question = next((m["content"] for m in reversed(record.input) if m["role"] == "user"), "")
+    answer = (said.raw if sees == "raw" else said.answer) if said else ""
+    return JudgeItem(question, answer, about, reference=record.reference, lang=record.lang, meta=record.meta)
+
+
+def rates(records: Sequence[Record], names: dict[str, Better]) -> tuple[Reading, ...]:
+    """A rate per score name, with its interval, and its bounds where some records have no answer.
+
+    A record without an answer is in neither numerator nor denominator; the bounds show what the rate
+    would be if all of them, or none, had the quality.
+    """
+    readings: list[Reading] = []
+    for name, better in names.items():
+        own = [record for record in records if name in record.status]
+        good = [record for record in own if record.status[name] == "ok"]
+        values = [float(record.scores[name] or 0.0) for record in good]
+        clusters = [record.cluster or record.id for record in good]
+        silent = [record for record in own if record.status[name] == "no_answer"]
+        unscored = len(own) - len(good)
+        readings.append(rate_reading(name, values, clusters=clusters, unscored=unscored, better=better))
+        for suffix, value in (("low", 0.0), ("high", 1.0)):
+            if silent:
+                readings.append(
+                    rate_reading(
+                        f"{name}_no_answer_{suffix}",
+                        values + [value] * len(silent),
+                        clusters=clusters + [record.cluster or record.id for record in silent],
+                        unscored=unscored - len(silent),
+                        better="neither",
+                    )
+                )
+    return tuple(readings)

@@ -1,0 +1,494 @@
+"""The one driver of every measure: ask, journal, judge, count, and be killed at any moment."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safewright import catalog
+from safewright.data import LoadedData, load_data
+from safewright.errors import BadInput, nearest
+from safewright.measures.behaviour import Behaviour
+from safewright.models import Deferred, Loaded, resolve, with_recipe
+from safewright.models.estimate import Estimate, estimate
+from safewright.runs import Run, digest_json, from_json, open_run, run_sync, to_json
+from safewright.runs.atomic import dump_json
+from safewright.runs.run import plan_digest
+from safewright.stats import rate_reading
+from safewright.types import (
+    Cost,
+    Findings,
+    Generation,
+    Judge,
+    ModelRef,
+    Question,
+    Reading,
+    Record,
+    Row,
+    Scorecard,
+)
+
+SCORE_CHUNK = 64
+"""Records judged, then journalled, together: what a kill can cost of a judge's work."""
+
+MAX_UNSCORED = 0.02
+"""Share of unscored records above which a scorecard is not to be trusted (exit 11)."""
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and of how many."""
+
+Models = str | Path | ModelRef | Any
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How models are run; part of every plan, because it can change answers."""
+
+    engine: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class MeasurePlan:
+    """A measure with everything it needs gathered and checked, before a model is opened."""
+
+    entry: catalog.Entry
+    options: Any
+    models: Mapping[str, Loaded]
+    data: LoadedData | None
+    judge: Judge | None
+    seed: int
+    engine: EngineOptions
+    ours: tuple[str, ...]
+    """Roles whose models were opened here, and are closed here."""
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What decides the results, in plain JSON; the run's folder is bound to it."""
+        refs = {role: model.ref for role, model in self.models.items()}
+        plain: dict[str, Any] = to_json(
+            {
+                "measure": {
+                    "name": self.entry.name,
+                    "version": self.entry.version,
+                    "config": self.options,
+                },
+                "models": {role: dataclasses.replace(ref, where="") for role, ref in refs.items()},
+                "data": {"digest": self.data.digest, "rows": len(self.data.rows)} if self.data else None,
+                "judge": describe_judge(self.judge),
+                "seed": self.seed,
+                "engine": _engine_plan(self.engine, refs),
+                "versions": _versions(refs),
+            }
+        )
+        return plain
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes when nothing else is said."""
+        return Path("runs") / f"{self.entry.name}-{plan_digest(self.identity)[7:19]}"
+
+    def estimates(self) -> dict[str, Estimate]:
+        """What each model role will be asked for; empty for a white-box measure."""
+        if not self.entry.behaviour:
+            return {}
+        behaviour: Behaviour = self.entry.function(self.options)
+        found: dict[str, Estimate] = {}
+        questions = behaviour.ask(self.data.rows if self.data else [])
+        for role in dict.fromkeys(question.role for question in questions):
+            ref = self.models[role].ref
+            how = with_recipe(behaviour.decoding, ref, behaviour.chosen)
+            chats = [question.chat for question in questions if question.role == role]
+            device = self.identity["engine"]["device"]
+            name = f"{self.entry.name} ({role})" if len(self.models) > 1 else self.entry.name
+            found[name] = estimate(ref, chats, how.max_new_tokens, self.engine.batch_size, device)
+        return found
+
+
+def plan_measure(
+    name: str,
+    models: Models | Mapping[str, Models],
+    *,
+    data: str | Path | LoadedData | Sequence[Row] | None = None,
+    judge: Judge | str | None = None,
+    config: Mapping[str, Any] | Any | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    engine: EngineOptions | None = None,
+) -> MeasurePlan:
+    """A measure ready to run; see `measure_model` for the arguments.
+
+    Raises:
+        BadInput: An unknown measure, option, role or judge; rows that do not fit.
+        Missing: A model, its server, data or a package is not there.
+    """
+    entry = catalog.find(name, "measure")
+    options = config if isinstance(config, entry.config) else catalog.read_options(entry, config or {})
+    how = engine or EngineOptions()
+    by_role = _models(entry, models, how)
+    ours = tuple(role for role, model in by_role.items() if model is not _given(models, role))
+    rows = _data(entry, data, limit=limit, seed=seed)
+    return MeasurePlan(entry, options, by_role, rows, _judge(entry, judge), seed, how, ours)
+
+
+def measure_model(name: str, models: Models | Mapping[str, Models], **given: Any) -> Scorecard:
+    """The scorecard of a measure on a model (or on models by role).
+
+    Everything is journalled in the run's folder: the same call after a crash asks only what was not
+    answered, and gives the same scorecard apart from its cost.
+
+    Args:
+        name: A measure of the catalog.
+        models: What `safewright.models.load` takes, or a mapping of the measure's roles to it.
+        data: A file, a preset's name, loaded data, or rows; the role's default preset where None.
+        judge: A judge or its name; the default is the keyword judge, which is weak and says so.
+        config: Options of the measure: a mapping, or its configuration dataclass.
+        limit: At most so many rows, a sample that depends on ``seed`` alone.
+        seed: Of the sample and of decoding above temperature 0.
+        engine: How models are run (`EngineOptions`).
+        run: Folder of the run; ``runs/NAME-DIGEST`` of its plan where None.
+        overwrite: Start anew where the folder holds another run.
+        notes: Facts for plan.json that decide nothing (the command, an estimate).
+        progress: Called as work goes on.
+
+    Raises:
+        BadInput: An unknown measure, option, role or judge; rows that do not fit.
+        Missing: A model, its server, data or a package is not there.
+        Incomplete: The disk is full.
+    """
+    running = {key: given.pop(key) for key in ("run", "overwrite", "notes", "progress") if key in given}
+    return run_measure(plan_measure(name, models, **given), **running)
+
+
+def run_measure(
+    plan: MeasurePlan,
+    *,
+    run: str | Path | None = None,
+    overwrite: bool = False,
+    notes: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Scorecard:
+    """The scorecard of a planned measure; see `measure_model`."""
+    started = time.monotonic()
+    rows = plan.data.rows if plan.data else []
+    with open_run(run or plan.folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
+        work = _Work(opened, plan.entry, plan.options, plan.models, progress or _silent)
+        try:
+            if plan.entry.behaviour:
+                findings, records = work.behaviour(rows, plan.judge, plan.seed)
+            else:
+                findings, records = work.white_box(rows)
+        finally:
+            for role in plan.ours:
+                plan.models[role].close()
+        card = Scorecard(
+            measure=plan.entry.name,
+            version=plan.entry.version,
+            models={role: _as_run(model.ref, work.conventions.get(role)) for role, model in plan.models.items()},
+            readings=findings.readings,
+            curves=findings.curves,
+            tests=findings.tests,
+            records="records.jsonl",
+            conventions={
+                "config": to_json(plan.options),
+                "decoding": work.decoding,
+                "models": work.conventions,
+                "judge": describe_judge(plan.judge),
+                "sees": plan.entry.sees,
+                "data": plan.data.describe() if plan.data else None,
+                "seed": plan.seed,
+                "versions": plan.identity["versions"],
+            },
+            unscored=count_unscored(records),
+            cost=Cost(
+                seconds=round(time.monotonic() - started, 3),
+                model_calls=work.calls,
+                tokens=sum(record.generation.tokens for record in records if record.generation),
+                judge_calls=work.judged,
+                peak_bytes=_peak_bytes(),
+            ),
+        )
+        opened.write("records.jsonl", "".join(dump_json(record, canonical=True) + "\n" for record in records))
+        opened.write("scorecard.json", card)
+        opened.event("finished", seconds=card.cost.seconds)
+    return card
+
+
+def _as_run(ref: ModelRef, conventions: Mapping[str, Any] | None) -> ModelRef:
+    """The reference with the dtype the model really had."""
+    return dataclasses.replace(ref, dtype=(conventions or {}).get("dtype", ref.dtype))
+
+
+def describe_judge(judge: Judge | None) -> dict[str, Any] | None:
+    """What a scorecard and a plan say about a judge."""
+    return {"name": judge.name, **judge.conventions} if judge else None
+
+
+def count_unscored(records: Sequence[Record]) -> dict[str, int]:
+    """Records by the first reason why some score of theirs has no value; over-long prompts apart."""
+    counts: dict[str, int] = {}
+    for record in records:
+        if record.generation is not None and record.generation.stop == "overlong":
+            reason = "overlong"
+        else:
+            reason = next((status for status in record.status.values() if status != "ok"), "")
+        if reason:
+            counts[reason] = counts.get(reason, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def unscored_share(card: Scorecard, records: int) -> float:
+    """Share of a scorecard's records that carry no score."""
+    return sum(card.unscored.values()) / records if records else 0.0
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    return None
+
+
+def _models(
+    entry: catalog.Entry, models: Models | Mapping[str, Models], how: EngineOptions
+) -> dict[str, Loaded]:
+    """Models by role. Those given by name are opened only when they are asked."""
+    by_role = dict(models) if isinstance(models, Mapping) else {entry.roles[0]: models}
+    for role in by_role:
+        if role not in entry.roles:
+            raise BadInput(
+                f"{entry.name} takes no model in the role {role!r}.", fix=nearest(role, entry.roles)
+            )
+    for role in entry.takes:
+        if role not in by_role:
+            raise BadInput(
+                f"{entry.name} needs a model in the role {role!r}.",
+                fix=f"Give it with --model-role {role}=MODEL",
+            )
+    return {role: _open_later(model, entry, how) for role, model in by_role.items()}
+
+
+def _given(models: Models | Mapping[str, Models], role: str) -> Models:
+    return models.get(role) if isinstance(models, Mapping) else models
+
+
+def _open_later(model: Models, entry: catalog.Entry, how: EngineOptions) -> Loaded:
+    if isinstance(model, (str, Path)):
+        model = resolve(model, dtype=how.dtype)
+    if not isinstance(model, ModelRef):
+        return model  # already open: the caller's, and the caller's to close
+    return Deferred(model, need=entry.needs, engine=how.engine, device=how.device, batch_size=how.batch_size)
+
+
+def _data(
+    entry: catalog.Entry,
+    data: str | Path | LoadedData | Sequence[Row] | None,
+    *,
+    limit: int | None,
+    seed: int,
+) -> LoadedData | None:
+    if not entry.data:
+        if data is not None:
+            raise BadInput(f"{entry.name} takes no data.", fix="Leave out --data.")
+        if limit is not None:
+            raise BadInput(f"{entry.name} has no rows to limit.", fix="Leave out --limit.")
+        return None
+    return load_data(data, entry.data[0], limit=limit, seed=seed)
+
+
+def _judge(entry: catalog.Entry, judge: Judge | str | None) -> Judge | None:
+    if entry.judges is None:
+        if judge is not None:
+            raise BadInput(f"{entry.name} uses no judge.", fix="Leave out --judge.")
+        return None
+    from safewright.judges import resolve as resolve_judge
+
+    found = resolve_judge(judge or "keyword") if judge is None or isinstance(judge, str) else judge
+    if entry.judges not in found.answers:
+        raise BadInput(
+            f"The judge {found.name} cannot say whether an answer is a "
+            f"{entry.judges} one (it decides: {', '.join(sorted(found.answers))}).",
+            fix="Choose another with --judge; safewright list shows what each decides.",
+        )
+    return found
+
+
+def _engine_plan(how: EngineOptions, refs: Mapping[str, ModelRef]) -> dict[str, Any]:
+    device = how.device
+    if device == "auto" and any(ref.kind in ("hf", "adapter") for ref in refs.values()):
+        from safewright.models.hf import default_device
+
+        device = default_device()
+    return {**dataclasses.asdict(how), "device": device}
+
+
+def _versions(refs: Mapping[str, ModelRef]) -> dict[str, str]:
+    local = any(ref.kind != "served" for ref in refs.values())
+    names = ["safewright", *(["torch", "transformers"] if local else [])]
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class _Work:
+    """One measure at work in one run folder."""
+
+    def __init__(
+        self,
+        run: Run,
+        entry: catalog.Entry,
+        options: Any,
+        models: Mapping[str, Loaded],
+        progress: Progress,
+    ) -> None:
+        self.run, self.entry, self.options, self.progress = run, entry, options, progress
+        self.models = models
+        self.conventions: dict[str, Any] = {}
+        self.decoding: dict[str, Any] = {}
+        self.calls = 0
+        self.judged = 0
+
+    def white_box(self, rows: Sequence[Row]) -> tuple[Findings, list[Record]]:
+        self.conventions = {role: dict(model.conventions) for role, model in self.models.items()}
+        found = self.entry.function(self.models, rows, config=self.options, run=self.run)
+        findings, records = found if isinstance(found, tuple) else (found, [])
+        return findings, list(records)
+
+    def behaviour(self, rows: Sequence[Row], judge: Judge | None, seed: int) -> tuple[Findings, list[Record]]:
+        behaviour: Behaviour = self.entry.function(self.options)
+        questions = behaviour.ask(rows)
+        keys = [_key(question) for question in questions]
+        if len(set(keys)) != len(keys):
+            raise RuntimeError(f"{self.entry.name} asks the same (role, id, sample) twice")
+        answers = {tuple(row["key"]): row["generation"] for row in self.run.rows("answers")}
+        known = {key: from_json(Generation, plain) for key, plain in answers.items()}
+        for role in dict.fromkeys(question.role for question in questions):
+            places = [place for place, question in enumerate(questions) if question.role == role]
+            self._ask(behaviour, role, [questions[p] for p in places], [keys[p] for p in places], known, seed)
+        records = [_record(q, known.get(key)) for q, key in zip(questions, keys, strict=True)]
+        records = self._score(behaviour, records, keys, judge)
+        findings = behaviour.summarise(records)
+        return dataclasses.replace(findings, readings=(*findings.readings, *_cut_short(records))), records
+
+    def _ask(
+        self,
+        behaviour: Behaviour,
+        role: str,
+        questions: Sequence[Question],
+        keys: Sequence[tuple[str, str, int]],
+        known: dict[tuple[str, str, int], Generation],
+        seed: int,
+    ) -> None:
+        loaded = self.models[role]
+        decoding = with_recipe(behaviour.decoding, loaded.ref, behaviour.chosen)
+        decoding = dataclasses.replace(decoding, seed=seed)
+        self.decoding[role] = to_json(decoding)
+        done = frozenset(place for place, key in enumerate(keys) if key in known)
+        about = {"step": "engine", "role": role}
+        if len(done) == len(questions):
+            # Everything is answered: the model is not even opened.
+            self.conventions[role] = self.run.step(about, dict)
+            return
+        self.conventions[role] = self.run.step(about, lambda: dict(loaded.conventions))
+        count = len(done)
+        self.progress(f"asking {role}", count, len(questions))
+        chats = [question.chat for question in questions]
+        with closing(loaded.stream(chats, decoding, done=done)) as stream:
+            for ready in stream:
+                for place, generation in ready:
+                    known[keys[place]] = generation
+                    # A failure is not an answer: the next run asks again.
+                    if generation.stop != "error":
+                        self.run.append("answers", {"key": keys[place], "generation": generation})
+                count += len(ready)
+                self.calls += len(ready)
+                self.progress(f"asking {role}", count, len(questions))
+
+    def _score(
+        self,
+        behaviour: Behaviour,
+        records: list[Record],
+        keys: Sequence[tuple[str, str, int]],
+        judge: Judge | None,
+    ) -> list[Record]:
+        journal = {tuple(row["key"]): row for row in self.run.rows("scores")}
+        pending = []
+        for place, (record, key) in enumerate(zip(records, keys, strict=True)):
+            row = journal.get(key)
+            if row is None or row["answer"] != _answer_digest(record):
+                pending.append(place)
+                continue
+            names = ("scores", "status", "why", "meta")
+            records[place] = dataclasses.replace(record, **{name: row[name] for name in names})
+        for start in range(0, len(pending), SCORE_CHUNK):
+            chunk = pending[start : start + SCORE_CHUNK]
+            fresh = run_sync(behaviour.score([records[place] for place in chunk], judge))
+            for place, record in zip(chunk, fresh, strict=True):
+                records[place] = record
+                if "error" not in record.status.values():
+                    self.run.append(
+                        "scores",
+                        {
+                            "key": keys[place],
+                            "answer": _answer_digest(record),
+                            "scores": record.scores,
+                            "status": record.status,
+                            "why": record.why,
+                            "meta": record.meta,
+                        },
+                    )
+            self.judged += len(chunk) if judge else 0
+            self.progress("judging", len(records) - len(pending) + start + len(chunk), len(records))
+        return records
+
+
+def _key(question: Question) -> tuple[str, str, int]:
+    return question.role, question.id, question.sample
+
+
+def _answer_digest(record: Record) -> str:
+    said = record.generation
+    return digest_json([said.raw, said.stop] if said else None)
+
+
+def _record(question: Question, said: Generation | None) -> Record:
+    return Record(
+        id=question.id,
+        input=tuple(question.chat),
+        output=said.answer if said and said.stop not in ("error", "overlong") else None,
+        role=question.role,
+        sample=question.sample,
+        cluster=question.cluster,
+        lang=question.lang,
+        reference=question.reference,
+        generation=said,
+        meta=question.meta,
+    )
+
+
+def _cut_short(records: Sequence[Record]) -> tuple[Reading, ...]:
+    """The share of answers that ended at the token limit: a judge saw only their beginning."""
+    said = [r for r in records if r.generation and r.generation.stop in ("stop", "length")]
+    if not said:
+        return ()
+    values = [float(r.generation is not None and r.generation.stop == "length") for r in said]
+    clusters = [r.cluster or f"{r.role}/{r.id}" for r in said]
+    return (rate_reading("cut_short", values, clusters=clusters, unscored=len(records) - len(said)),)

@@ -1,0 +1,5 @@
+"""Prompts: text files with a version line, filled with data, never written inside code."""
+
+from safewright.prompts.prompt import Prompt, load, names
+
+__all__ = ["Prompt", "load", "names"]

@@ -1,0 +1,18 @@
+"""Reports: scorecards and comparisons as one HTML file, Markdown, or a table for the terminal.
+
+The JSON form of a report is the scorecards themselves (`safewright.runs.to_json`).
+"""
+
+from safewright.report.page import render_comparison, render_page
+from safewright.report.svg import Figure, curve_figure
+from safewright.report.tables import comparison_table, console_table, render_markdown
+
+__all__ = [
+    "Figure",
+    "comparison_table",
+    "console_table",
+    "curve_figure",
+    "render_comparison",
+    "render_markdown",
+    "render_page",
+]

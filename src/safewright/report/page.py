@@ -1,0 +1,227 @@
+"""One self-contained HTML file: it opens offline, loads nothing and runs no script."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from safewright.report import examples as examples_
+from safewright.report import svg, text, view
+from safewright.report.differences import ComparisonView, comparison_view
+from safewright.report.svg import Figure
+from safewright.report.view import Group, Line, ModelRow, Taken
+from safewright.types import Curve
+
+if TYPE_CHECKING:
+    import jinja2
+
+    from safewright.compose.compare import Comparison
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_page(
+    title: str,
+    cards: Sequence[Taken],
+    *,
+    notes: Sequence[str] = (),
+    command: str = "",
+    lead: str = "",
+    figures: Sequence[Figure] = (),
+    created: str = "",
+    labels: Sequence[str] | None = None,
+    comparison: Comparison | None = None,
+    examples: int = 20,
+) -> str:
+    """The HTML page of one measure, of an audit, or of several models side by side.
+
+    Args:
+        title: Heading and window title.
+        cards: Scorecards with their records, in the order they are shown.
+        notes: Sentences put before those the page works out itself (weak judge, unpinned data,
+            unscored records above the bound, unverified weights).
+        command: What made the run.
+        lead: A sentence under the heading.
+        figures: Drawings of `safewright.report.svg`; the cards' own curves are drawn after them.
+        created: When it was made, as text.
+        labels: A short name per scorecard; of the models' places where None.
+        comparison: Shown in a section of its own.
+        examples: At most so many records per scorecard; 0 leaves them out.
+    """
+    page = view.build(cards, labels=labels, summaries=_summaries(), examples=examples)
+    names = list(labels) if labels is not None else view.labels_of([card for card, _ in cards])
+    drawn = _as_rates_and_others(page.groups)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=text.one_line(title),
+            lead=text.one_line(lead),
+            command=text.one_line(command),
+            created=text.one_line(created),
+            version=_version(),
+            view=page,
+            notes=[text.one_line(note) for note in (*notes, *page.warnings)],
+            figures=(*figures, *_curves(cards, names, page.several)),
+            tests=[
+                (text.one_line(name), test)
+                for (card, _), name in zip(cards, names, strict=True)
+                for test in card.tests
+            ],
+            comparison=comparison_view(comparison) if comparison is not None else None,
+            costs=[(text.one_line(name), card) for (card, _), name in zip(cards, names, strict=True)],
+            rate_axis=svg.axis(),
+            strip=lambda group, line: _strip(group, line, drawn, page.several),
+            own_axis=lambda group: svg.axis(drawn[group.code], group.unit),
+        )
+    )
+
+
+def render_comparison(
+    comparison: Comparison,
+    *,
+    title: str = "Comparison",
+    notes: Sequence[str] = (),
+    command: str = "",
+    lead: str = "",
+    created: str = "",
+) -> str:
+    """The HTML page of two runs compared record by record.
+
+    Args:
+        comparison: What `safewright.compose.compare` gave.
+        title: Heading and window title.
+        notes: Sentences shown after the table.
+        command: What made it.
+        lead: A sentence under the heading.
+        created: When it was made, as text.
+    """
+    shown: ComparisonView = comparison_view(comparison)
+    models = [
+        ModelRow(side, role if len(refs) > 1 else "", ref)
+        for side, refs in (("A", comparison.models_a), ("B", comparison.models_b))
+        for role, ref in refs.items()
+    ]
+    return (
+        _environment()
+        .get_template("comparison.html.j2")
+        .render(
+            title=text.one_line(title),
+            lead=text.one_line(lead),
+            command=text.one_line(command),
+            created=text.one_line(created),
+            version=_version(),
+            notes=[text.one_line(note) for note in notes],
+            models=models,
+            comparison=shown,
+        )
+    )
+
+
+def _as_rates_and_others(groups: Sequence[Group]) -> dict[str, svg.Scale]:
+    """The scale of every reading: rates share one axis, other units have their own."""
+    scales = {}
+    for group in groups:
+        if group.unit == "rate":
+            scales[group.code] = svg.RATE_SCALE
+            continue
+        values = [
+            value
+            for line in group.lines
+            for value in (
+                line.reading.value,
+                line.reading.interval.low if line.reading.interval else None,
+                line.reading.interval.high if line.reading.interval else None,
+            )
+            if value is not None
+        ]
+        bounded = all(0 <= value <= 1 for value in values) and group.unit in ("score", "ratio")
+        scales[group.code] = svg.RATE_SCALE if bounded else svg.scale_over(values)
+    return scales
+
+
+def _strip(group: Group, line: Line, scales: Mapping[str, svg.Scale], several: bool) -> Markup:
+    reading = line.reading
+    said = f"{group.title}{f', {line.label}' if several else ''}: {text.quantity(reading.value, group.unit)}"
+    if reading.interval is not None:
+        said += f", interval {text.span(reading.interval, group.unit)}"
+    return svg.interval_strip(reading.value, reading.interval, scales[group.code], label=said)
+
+
+def _curves(cards: Sequence[Taken], names: Sequence[str], several: bool) -> list[Figure]:
+    """One drawing per curve name, with every model that has it."""
+    found: dict[tuple[str, str], list[tuple[str, Curve]]] = {}
+    for (card, _), name in zip(cards, names, strict=True):
+        for curve in card.curves:
+            found.setdefault((card.measure, curve.name), []).append((text.one_line(name), curve))
+    figures = []
+    for (measure, name), curves in found.items():
+        values = [y for _, curve in curves for y in curve.y]
+        unit = "rate" if values and all(0 <= y <= 1 for y in values) else "score"
+        figures.append(
+            svg.curve_figure(
+                f"{text.title_of(measure)}: {text.one_line(name).replace('_', ' ')}", curves, unit=unit
+            )
+        )
+    return figures
+
+
+def _summaries() -> dict[str, str]:
+    from safewright import catalog
+
+    return {entry.name: entry.summary.replace("`", "") for entry in catalog.entries("measure")}
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("safewright")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+
+
+def _lang(code: Any) -> Markup:
+    """A ``lang`` attribute where the code looks like a language, so that browsers pick fitting glyphs."""
+    if isinstance(code, str) and _LANGUAGE.fullmatch(code):
+        return Markup(' lang="{}"').format(code)
+    return Markup("")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    # Autoescape is on for every template: whatever a model, a data file or a path says is text.
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        {
+            "clean": text.one_line,
+            "quantity": text.quantity,
+            "span": text.span,
+            "range": text.ends,
+            "better": text.better_text,
+            "p_value": text.p_value,
+            "seconds": text.seconds,
+            "size": text.size,
+            "short_digest": text.short_digest,
+            "provenance": text.provenance,
+            "title_of": text.title_of,
+            "lang": _lang,
+            "cut_reference": lambda body: text.shorten(text.clean(body), examples_.PROMPT_LIMIT),
+        }
+    )
+    return environment

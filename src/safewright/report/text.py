@@ -1,0 +1,193 @@
+"""Numbers and untrusted text as a reader sees them. Percent exists only here and in the templates."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from safewright.types import Interval, ModelRef, Reading
+
+NONE = "–"
+MINUS = "\N{MINUS SIGN}"
+
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: Any) -> str:
+    """Text that cannot disturb what it is printed into: control characters are made visible.
+
+    Covers terminal escapes, lone surrogates (which UTF-8 cannot hold) and marks that reverse the
+    direction of the text after them. HTML is escaped by the templates, not here.
+    """
+    plain = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", str(text)).replace("\r\n", "\n")
+    plain = _DIRECTION.sub(lambda mark: f"[U+{ord(mark.group()):04X}]", plain)
+    return _CONTROL.sub(_picture, plain).replace("\r", "\N{SYMBOL FOR CARRIAGE RETURN}")
+
+
+def _picture(mark: re.Match[str]) -> str:
+    code = ord(mark.group())
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\N{SYMBOL FOR DELETE}" if code == 0x7F else "\N{REPLACEMENT CHARACTER}"
+
+
+def one_line(text: Any) -> str:
+    """`clean` text without line breaks, for cells and titles."""
+    return " ".join(clean(text).split())
+
+
+def percent(rate: float | None) -> str:
+    """A rate in [0, 1] as percent with one decimal; what is not exactly 0 or 1 never looks like it."""
+    if rate is None or not math.isfinite(rate):
+        return NONE
+    if 0 < rate < 0.0005:
+        return "<0.1%"
+    if 0.9995 < rate < 1:
+        return ">99.9%"
+    return f"{100 * rate:.1f}%"
+
+
+def quantity(value: float | None, unit: str = "rate") -> str:
+    """A value in its unit: rates as percent, anything else with three significant digits."""
+    if unit == "rate":
+        return percent(value)
+    if value is None or not math.isfinite(value):
+        return NONE
+    if unit == "count":
+        return f"{value:,.0f}"
+    text = f"{value:#.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    text = text.rstrip(".") if "e" not in text else f"{value:.2e}"
+    return f"{text} s" if unit == "seconds" else text.replace("-", MINUS)
+
+
+def span(interval: Interval | None, unit: str = "rate") -> str:
+    """Both ends of an interval, with the unit once."""
+    if interval is None:
+        return NONE
+    return ends((interval.low, interval.high), unit)
+
+
+def ends(pair: tuple[float, float], unit: str = "rate") -> str:
+    """Two values with a dash between them, and the percent sign once."""
+    low, high = pair
+    if unit == "rate":
+        return f"{100 * low:.1f}–{100 * high:.1f}%"
+    dash = " to " if min(low, high) < 0 else "–"
+    return f"{quantity(low, unit)}{dash}{quantity(high, unit)}"
+
+
+METHODS: Mapping[str, str] = {
+    "wilson": "Wilson",
+    "clopper_pearson": "Clopper–Pearson",
+    "bounded_bootstrap": "bootstrap for bounded scores",
+    "cluster_bootstrap": "bootstrap over prompts",
+    "newcombe_paired": "Newcombe's for paired rates",
+    "mcnemar_exact": "McNemar's exact test",
+    "sign_flip_exact": "exact sign-flip test",
+    "sign_flip_monte_carlo": "sampled sign-flip test",
+}
+
+
+def method_name(method: str) -> str:
+    """The name of a method, or of several with commas between, as people write it."""
+    named = []
+    for part in method.split(", "):
+        code, _, rest = part.partition(" ")
+        named.append(f"{METHODS.get(code, code.replace('_', ' '))} {rest}".strip())
+    return one_line(", ".join(named))
+
+
+def signed(value: float, *, points: bool = True) -> str:
+    """A difference with its sign; of rates in percentage points."""
+    shown = f"{100 * value:+.1f}" if points else f"{value:+#.3g}"
+    if float(shown) == 0:
+        shown = shown.lstrip("+-")
+    return shown.replace("-", MINUS)
+
+
+def p_value(p: float) -> str:
+    """A p-value with two significant digits, floored at 0.0001."""
+    if p < 0.0001:
+        return "<0.0001"
+    if p >= 0.9995:
+        return "1"
+    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}"
+
+
+def short_digest(digest: str, length: int = 12) -> str:
+    """The scheme and the first digits of a digest."""
+    scheme, colon, rest = digest.partition(":")
+    return f"{scheme}:{rest[:length]}" if colon else digest[: length + 7]
+
+
+def provenance(ref: ModelRef) -> str:
+    """Whether a model's digest was computed from its bytes or only stated by a server."""
+    return "declared by the server, not verified" if ref.digest.startswith("declared:") else "verified"
+
+
+def seconds(value: float) -> str:
+    """A duration in the largest fitting units."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {left:02d} s" if minutes else f"{left} s"
+
+
+def size(count: float) -> str:
+    """A number of bytes in binary units."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def shorten(text: str, limit: int) -> tuple[str, int]:
+    """The first ``limit`` characters and the number of those left out."""
+    return (text, 0) if len(text) <= limit else (text[:limit], len(text) - limit)
+
+
+def title_of(name: str) -> str:
+    """A code name in words: ``harmful_rate`` becomes "Harmful rate"."""
+    words = one_line(name).replace("_", " ").strip().replace("over refusal", "over-refusal")
+    return words[:1].upper() + words[1:]
+
+
+def counts(by_status: Mapping[str, int]) -> str:
+    """Unscored records by status, in words: "1 unparsed, 2 no answer"."""
+    return ", ".join(f"{n} {one_line(status).replace('_', ' ')}" for status, n in by_status.items() if n)
+
+
+def better_text(better: str) -> str:
+    """The direction in words."""
+    return {"lower": "lower is better", "higher": "higher is better"}.get(better, "no direction is better")
+
+
+def plain_value(value: Any) -> str:
+    """A convention's value as text."""
+    if value is None:
+        return "not given"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in value):
+        return clean(", ".join(str(v) for v in value))
+    return clean(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def is_rate(reading: Reading) -> bool:
+    """Whether a reading is a share of records."""
+    return reading.unit == "rate"

@@ -1,0 +1,78 @@
+"""Terminal and Markdown tables, and the small words numbers are written in."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from safewright.report import console_table, render_markdown, text
+from safewright.report.svg import RATE_SCALE, scale_over
+from safewright.types import Interval
+from tests.report.cards import CONVENTIONS, model, taken
+
+
+def printed(thing: Any, width: int = 140) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=False).print(thing)
+    return stream.getvalue()
+
+
+def test_console_table_shows_what_the_page_shows() -> None:
+    lines = printed(console_table([taken(values=[1.0, 0.0, 0.0, None])[0]])).splitlines()
+    row = next(line for line in lines if line.startswith("Harmful rate"))
+    for shown in ("33.3%", "6.1–79.2%", "1 (1 unparsed)", "lower", "keyword weak"):
+        assert shown in row
+    assert "Model" not in lines[0]
+
+
+def test_console_table_of_several_models_names_them_and_prints_markup_as_text() -> None:
+    cards = [taken(ref=model(name))[0] for name in ("[red]a", "b\x1b[2J")]
+    shown = printed(console_table(cards))
+    assert "[red]a" in shown
+    assert "b␛[2J" in shown
+    assert "\x1b" not in shown
+
+
+def test_markdown_is_one_table_that_names_cannot_break() -> None:
+    conventions = {**CONVENTIONS, "judge": {"name": "a|b <b>\n# x", "strength": "weak"}}
+    markdown = render_markdown("My_model", [taken(conventions=conventions)[0]], notes=["<i>note</i>"])
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert len(table) == 3
+    assert "a\\|b &lt;b&gt; \\# x" in table[2]
+    assert "25.0% | 4.6–69.9% | 4 | 0 | lower" in table[2]
+    assert markdown.startswith("# My\\_model\n")
+    assert "- &lt;i&gt;note&lt;/i&gt;" in markdown
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(0.0, "0.0%"), (1.0, "100.0%"), (0.0004, "<0.1%"), (0.9996, ">99.9%"), (1 / 3, "33.3%"), (None, "–")],
+)
+def test_percent_never_rounds_to_certainty(rate: float | None, shown: str) -> None:
+    assert text.percent(rate) == shown
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert text.signed(-0.0004) == "0.0"
+    assert text.signed(-0.125) == "−12.5"
+    assert text.signed(0.5) == "+50.0"
+    assert text.span(Interval(-1.0, 2.0), "nats") == "−1.00 to 2.00"
+    assert text.p_value(0.00001) == "<0.0001"
+    assert text.p_value(1.0) == "1"
+    assert text.p_value(0.0478) == "0.048"
+    assert text.seconds(3725) == "1 h 02 min"
+    assert text.seconds(59.7) == "1 min 00 s"
+    assert text.size(3 * 2**30) == "3.0 GiB"
+    assert text.short_digest("sha256:" + "ab" * 32) == "sha256:abababababab"
+
+
+def test_scales_hold_their_values_with_few_round_ticks() -> None:
+    for values in ([0.013, 0.029], [-3.0, 7.0], [5.0, 5.0], [0.0], [1200.0, 98000.0]):
+        scale = scale_over(values)
+        assert scale.low <= min(values) <= max(values) <= scale.high
+        assert 3 <= len(scale.ticks) <= 7
+        assert 0 <= scale.at(values[0]) <= 100
+    assert RATE_SCALE.at(0.25) == 25.0
