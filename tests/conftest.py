@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +24,10 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of `save_pretrained`: a random Llama of 3 layers that writes ordinary words."""
     from tests.tiny import save_tiny
 
     folder = tmp_path_factory.mktemp("tiny") / "model"
     save_tiny(folder)
-    yield folder
+    return folder

@@ -235,9 +235,12 @@ def test_scorecards_name_what_they_were_taken_under(name: str, tiny_folder: Path
 
 def test_samples_of_a_row_share_a_cluster_and_widen_the_interval(tmp_path: Path) -> None:
     """Three equal draws per row say no more than one: the interval must not shrink."""
-    same = fakes.Speaking(
-        lambda text: Generation("w" * (fakes.kind_of(text) % 3), "", "w" * (1 + fakes.kind_of(text) % 2), True, "stop", 1)
-    )
+
+    def parity(text: str) -> Generation:
+        said = "w" * (1 + fakes.kind_of(text) % 2)
+        return Generation(said, "", said, True, "stop", 1)
+
+    same = fakes.Speaking(parity)
     one = run("fake_samples", same, tmp_path / "one", config={"draws": 1})
     three = run("fake_samples", same, tmp_path / "three", config={"draws": 3})
     assert one.readings[0].value == three.readings[0].value

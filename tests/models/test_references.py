@@ -155,7 +155,7 @@ def test_hub_snapshot_is_loaded_at_its_revision(
     assert load(ref).generate([tiny.rows(1)[0].prompt], tiny_decoding())[0].tokens > 0
 
 
-def tiny_decoding():  # noqa: ANN201 - a helper of one line
+def tiny_decoding():
     from safewright.types import Decoding
 
     return Decoding(max_new_tokens=2)

@@ -46,7 +46,7 @@ def audit(
     """Measure harmful answers, over-refusal and utility of a model, and write one page about it."""
     from safewright.compose.audit import AUDIT, parse_judges, plan_audit, run_audit
     from safewright.measures import EngineOptions
-    from safewright.report import console_table, render_page
+    from safewright.report import render_page
     from safewright.runs import write_text
 
     options.share(max_unscored, "--max-unscored")
@@ -73,18 +73,17 @@ def audit(
             out=out,
             overwrite=overwrite,
             notes={"command": command, "estimate": estimates},
+            max_unscored=max_unscored,
             progress=progress,
             told=_tell,
         )
     cards = [(card, found.records[role]) for role, card in found.cards.items()]
-    page = render_page(f"Audit of {model}", cards, notes=found.notes, command=command)
+    page = render_page(f"Audit of {model}", cards, command=command)
     write_text(found.folder / "report.html", page)
     if json:
-        console.result({**to_json(found.cards), "notes": found.notes, "folder": str(found.folder)})
+        console.result({**to_json(found.cards), "folder": str(found.folder)})
     else:
-        console.show(console_table([card for card, _ in cards]))
-        for note in found.notes:
-            print(f"note: {note}")
+        running.show_cards([card for card, _ in cards])
         print(f"page: {found.folder / 'report.html'}")
     running.require_scored(
         {card.measure: (card, found.folder / card.measure) for card in found.cards.values()}, max_unscored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ def demo(
     from safewright.compose.compare import compare
     from safewright.lab import ARMS, build, exact_judge, refusal_world, write_rows
     from safewright.measures import EngineOptions
-    from safewright.report import console_table, render_page
+    from safewright.report import render_page
     from safewright.runs import write_text
 
     world = refusal_world(seed)
@@ -65,7 +66,7 @@ def demo(
     if json:
         console.result({"cards": {arm: _readings(cards, labels, arm) for arm in ARMS}, "folder": str(out)})
     else:
-        console.show(console_table([card for card, _ in cards], labels=labels))
+        running.show_cards([card for card, _ in cards], labels)
         print(f"page: {out / 'report.html'}")
     running.require_scored(
         {
@@ -142,13 +143,15 @@ def _main(card: Any) -> str:
     return f"{reading.name} {value} (n={reading.n})"
 
 
-def _readings(cards: Any, labels: list[str], arm: str) -> Any:
+def _readings(cards: Any, labels: Sequence[str], arm: str) -> Any:
     return {
         card.measure: card.readings for (card, _), label in zip(cards, labels, strict=True) if label == arm
     }
 
 
-def _print_table(table: dict[int, dict[str, dict[str, float]]], means: dict[str, dict[str, float]]) -> None:
+def _print_table(
+    table: Mapping[int, Mapping[Any, dict[str, float]]], means: Mapping[Any, dict[str, float]]
+) -> None:
     from rich.table import Table
 
     names = list(next(iter(means.values())))

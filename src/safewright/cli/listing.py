@@ -19,7 +19,7 @@ def list_methods(json: JsonOut = False) -> None:
     from safewright.data import PRESETS
     from safewright.judges import JUDGES
 
-    methods = [
+    methods: list[dict[str, Any]] = [
         {
             "name": entry.name,
             "kind": entry.kind,
@@ -29,7 +29,7 @@ def list_methods(json: JsonOut = False) -> None:
         }
         for entry in catalog.entries()
     ]
-    judges = [
+    judges: list[dict[str, Any]] = [
         {
             "name": name,
             "kind": "judge",
@@ -40,7 +40,7 @@ def list_methods(json: JsonOut = False) -> None:
         }
         for name, judge in JUDGES.items()
     ]
-    presets = [
+    presets: list[dict[str, Any]] = [
         {
             "name": name,
             "kind": "preset",

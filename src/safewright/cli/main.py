@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """The exit code of a command; its error, if any, stands on stderr."""
     try:
-        with disk_errors(os.getcwd()):
+        with disk_errors(Path.cwd()):
             result = app(arguments, standalone_mode=False, prog_name="safewright")
     except SafewrightError as error:
         return _say(error.exit_code, error.what, error.why, error.fix)

@@ -41,7 +41,7 @@ def measure(
     from safewright import catalog
     from safewright.compose.folders import load_records
     from safewright.measures import EngineOptions, plan_measure, run_measure
-    from safewright.report import console_table, render_page
+    from safewright.report import render_page
     from safewright.runs import write_text
 
     entry = catalog.find(name, "measure")
@@ -73,6 +73,6 @@ def measure(
     if json:
         console.result({**to_json(card), "folder": str(folder)})
     else:
-        console.show(console_table([card for card, _ in cards]))
+        running.show_cards([card])
         print(f"page: {folder / 'report.html'}")
     running.require_scored({name: (card, folder)}, max_unscored)

@@ -18,7 +18,6 @@ def report(
     json: JsonOut = False,
 ) -> None:
     """Draw the page of a finished run again, or print it as Markdown or JSON."""
-    from safewright.compose.audit import remarks_on
     from safewright.compose.folders import load_cards
     from safewright.report import render_markdown, render_page
     from safewright.runs import write_text
@@ -28,10 +27,9 @@ def report(
         console.result([card for card, _ in cards])
         return
     if markdown:
-        print(render_markdown(cards))
+        print(render_markdown(folder.name, [card for card, _ in cards]))
         return
-    plan = json_.loads((folder / "plan.json").read_text("utf-8"))
-    notes = [note for card, _ in cards for note in remarks_on(card)]
-    page = render_page(f"Run {folder.name}", cards, notes=notes, command=plan.get("command", ""))
+    plan = json_.loads((folder / "plan.json").read_text("utf-8")) if (folder / "plan.json").exists() else {}
+    page = render_page(f"Run {folder.name}", cards, command=plan.get("command", ""))
     write_text(folder / "report.html", page)
     print(f"page: {folder / 'report.html'}")

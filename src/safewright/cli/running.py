@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safewright.cli import console
@@ -45,6 +45,15 @@ def duration(seconds: float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def show_cards(cards: Sequence[Scorecard], labels: Sequence[str] | None = None) -> None:
+    """Scorecards as a table on stdout, with what must be known before believing them."""
+    from safewright.report import console_table, remarks
+
+    console.show(console_table(cards, labels=labels))
+    for remark in remarks(cards, labels=labels):
+        print(f"note: {remark}")
 
 
 def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) -> None:

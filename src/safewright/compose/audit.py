@@ -12,7 +12,7 @@ from safewright.compose.folders import load_records
 from safewright.data import LoadedData, load_data
 from safewright.errors import BadInput, Missing, nearest
 from safewright.measures import EngineOptions, MeasurePlan, plan_measure, run_measure
-from safewright.measures.driver import Progress
+from safewright.measures.driver import MAX_UNSCORED, Progress
 from safewright.models import Deferred, resolve
 from safewright.models.estimate import Estimate
 from safewright.runs import open_run
@@ -32,7 +32,6 @@ class Audit:
     model: ModelRef
     cards: Mapping[str, Scorecard]
     records: Mapping[str, tuple[Record, ...]]
-    notes: tuple[str, ...]
     folder: Path
 
 
@@ -148,6 +147,7 @@ def run_audit(
     out: Path | None = None,
     overwrite: bool = False,
     notes: Mapping[str, Any] | None = None,
+    max_unscored: float = MAX_UNSCORED,
     progress: Progress | None = None,
     told: Callable[[str, Scorecard], None] | None = None,
 ) -> Audit:
@@ -158,6 +158,7 @@ def run_audit(
         out: The run's folder, ``plan.folder`` where None; each measure has its own inside.
         overwrite: Start anew where the folder holds another run.
         notes: Facts for plan.json that decide nothing.
+        max_unscored: Share of unscored records above which the scorecards call themselves untrustworthy.
         progress: Called as work goes on.
         told: Called with each role's scorecard as it is ready.
     """
@@ -166,37 +167,19 @@ def run_audit(
     with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as run:
         try:
             for role, measure in plan.measures.items():
-                cards[role] = run_measure(measure, run=folder / measure.entry.name, progress=progress)
+                cards[role] = run_measure(
+                    measure, run=folder / measure.entry.name, max_unscored=max_unscored, progress=progress
+                )
                 if told is not None:
                     told(role, cards[role])
         finally:
             for measure in plan.measures.values():
                 for model in measure.models.values():
                     model.close()
-        remarks = tuple(remark for card in cards.values() for remark in remarks_on(card))
         paths = {role: f"{card.measure}/scorecard.json" for role, card in cards.items()}
-        run.write("audit.json", {"model": plan.model, "cards": paths, "notes": remarks})
+        run.write("audit.json", {"model": plan.model, "cards": paths})
     records = {role: tuple(load_records(folder / card.measure)) for role, card in cards.items()}
-    return Audit(plan.model, cards, records, remarks, folder)
-
-
-def remarks_on(card: Scorecard) -> list[str]:
-    """What a reader of a scorecard must know before believing it."""
-    remarks = []
-    judge = card.conventions.get("judge") or {}
-    if judge.get("strength") == "weak":
-        remarks.append(
-            f"{card.measure}: judged by {judge['name']} rules, which are weak evidence; give a judge model "
-            "with --judge (safewright list)."
-        )
-    data = card.conventions.get("data") or {}
-    if data.get("pinned") is False:
-        remarks.append(
-            f"{card.measure}: {data.get('source')} is unpinned; read at revision {data.get('revision')}."
-        )
-    for status, count in card.unscored.items():
-        remarks.append(f"{card.measure}: {count} records unscored ({status}); they count neither way.")
-    return remarks
+    return Audit(plan.model, cards, records, folder)
 
 
 def _safe(name: str) -> str:

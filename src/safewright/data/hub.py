@@ -17,7 +17,7 @@ from typing import Any
 
 from safewright.data.presets import Preset, Record, find_preset, preset_rows
 from safewright.data.rows import rows_digest
-from safewright.data.sources import LoadedData, sample
+from safewright.data.sources import LoadedData, check_limit, sample
 from safewright.errors import BadInput, Incomplete, Missing, SafewrightError, need_extra
 
 PROBE_SECONDS = 5.0
@@ -67,13 +67,16 @@ def load_from(
         preset: Where the set is and how it is read.
         limit: At most so many rows.
         seed: Of the sample.
-        refresh: Ask the hub even if a version is cached.
+        refresh: Ask the hub where an unpinned set is now, even if a version is cached.
     """
+    check_limit(limit)
     notes: list[str] = []
     if os.path.isdir(preset.repo):
         records = _local(preset)
     else:
-        known = None if refresh else _cached(preset, preset.revision)
+        # A commit never changes: asking again is for presets that have none.
+        anew = refresh and preset.revision is None
+        known = None if anew else _cached(preset, preset.revision)
         if known is None:
             commit, gated = _resolve(preset)
             if gated:

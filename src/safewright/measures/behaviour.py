@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +39,7 @@ class Behaviour:
     """
 
     ask: Callable[[Sequence[Row]], list[Question]]
-    score: Callable[[Sequence[Record], Judge | None], Awaitable[list[Record]]]
+    score: Callable[[Sequence[Record], Judge | None], Coroutine[Any, Any, list[Record]]]
     summarise: Callable[[Sequence[Record]], Findings]
     decoding: Decoding = field(default_factory=Decoding)
     chosen: dict[str, Any] = field(default_factory=dict)

@@ -42,6 +42,9 @@ SCORE_CHUNK = 64
 MAX_UNSCORED = 0.02
 """Share of unscored records above which a scorecard is not to be trusted (exit 11)."""
 
+RUNNING = ("run", "overwrite", "notes", "max_unscored", "progress")
+"""Arguments of `run_measure`; the others of `measure_model` go to `plan_measure`."""
+
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
 
@@ -159,6 +162,7 @@ def measure_model(name: str, models: Models | Mapping[str, Models], **given: Any
         run: Folder of the run; ``runs/NAME-DIGEST`` of its plan where None.
         overwrite: Start anew where the folder holds another run.
         notes: Facts for plan.json that decide nothing (the command, an estimate).
+        max_unscored: Share of unscored records above which the scorecard is not to be trusted.
         progress: Called as work goes on.
 
     Raises:
@@ -166,7 +170,7 @@ def measure_model(name: str, models: Models | Mapping[str, Models], **given: Any
         Missing: A model, its server, data or a package is not there.
         Incomplete: The disk is full.
     """
-    running = {key: given.pop(key) for key in ("run", "overwrite", "notes", "progress") if key in given}
+    running = {key: given.pop(key) for key in RUNNING if key in given}
     return run_measure(plan_measure(name, models, **given), **running)
 
 
@@ -176,6 +180,7 @@ def run_measure(
     run: str | Path | None = None,
     overwrite: bool = False,
     notes: Mapping[str, Any] | None = None,
+    max_unscored: float = MAX_UNSCORED,
     progress: Progress | None = None,
 ) -> Scorecard:
     """The scorecard of a planned measure; see `measure_model`."""
@@ -194,7 +199,9 @@ def run_measure(
         card = Scorecard(
             measure=plan.entry.name,
             version=plan.entry.version,
-            models={role: _as_run(model.ref, work.conventions.get(role)) for role, model in plan.models.items()},
+            models={
+                role: _as_run(model.ref, work.conventions.get(role)) for role, model in plan.models.items()
+            },
             readings=findings.readings,
             curves=findings.curves,
             tests=findings.tests,
@@ -207,6 +214,7 @@ def run_measure(
                 "sees": plan.entry.sees,
                 "data": plan.data.describe() if plan.data else None,
                 "seed": plan.seed,
+                "max_unscored": max_unscored,
                 "versions": plan.identity["versions"],
             },
             unscored=count_unscored(records),
@@ -283,7 +291,8 @@ def _open_later(model: Models, entry: catalog.Entry, how: EngineOptions) -> Load
     if isinstance(model, (str, Path)):
         model = resolve(model, dtype=how.dtype)
     if not isinstance(model, ModelRef):
-        return model  # already open: the caller's, and the caller's to close
+        opened: Loaded = model  # the caller's, and the caller's to close
+        return opened
     return Deferred(model, need=entry.needs, engine=how.engine, device=how.device, batch_size=how.batch_size)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,9 +21,16 @@ class Loaded(Protocol):
     """A model that can be asked. Engines differ in what they are `able` to do, not in what they mean."""
 
     ref: ModelRef
-    able: frozenset[str]
-    conventions: Mapping[str, Any]
-    """What a scorecard must say about how the model was run: engine, device, dtype, batch size."""
+
+    @property
+    def able(self) -> frozenset[str]:
+        """What it offers, within ``generate``, ``logprobs``, ``hidden``, ``gradient``, ``weights``."""
+        ...
+
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        """What a scorecard must say about how the model was run: engine, device, dtype, batch size."""
+        ...
 
     def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
         """One generation per chat, in the order given. A failing item is a `Generation` with ``stop``
@@ -32,7 +39,7 @@ class Loaded(Protocol):
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
-    ) -> Iterator[list[tuple[int, Generation]]]:
+    ) -> Generator[list[tuple[int, Generation]]]:
         """Generations with their indexes, as they get ready; those in ``done`` are not asked for.
 
         What is generated for an index does not depend on ``done``: a resumed run says the same.
@@ -107,7 +114,7 @@ def load(
     if natural == "endpoint":
         from safewright.models.endpoint import Endpoint
 
-        return _able(Endpoint(known, **({} if batch_size is None else {"concurrency": batch_size})), need)
+        return _able(Endpoint(known) if batch_size is None else Endpoint(known, concurrency=batch_size), need)
     from safewright.models.hf import open_folder
 
     return _able(open_folder(known, device=device, batch_size=batch_size), need)
@@ -140,7 +147,7 @@ class Deferred:
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
-    ) -> Iterator[list[tuple[int, Generation]]]:
+    ) -> Generator[list[tuple[int, Generation]]]:
         return self.opened.stream(chats, how, done=done)
 
     def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:

@@ -123,7 +123,7 @@ def _speeds() -> tuple[float, float]:
 
     block = np.ones(16 * 2**20, dtype=np.float32)
     left = np.ones((512, 512), dtype=np.float32)
-    block.sum(), left @ left  # noqa: B018 - first touch is not what is measured
+    block.sum(), left @ left
     read = min(_timed(lambda: block.sum()) for _ in range(3))
     multiply = min(_timed(lambda: left @ left) for _ in range(3))
     return block.nbytes / read, 2 * 512**3 / multiply

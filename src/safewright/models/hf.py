@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, need_extra
@@ -58,13 +58,14 @@ def _base_model(ref: ModelRef, device: str) -> Any:
     folder = local_folder(ref)
     place = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     spread = device == "auto" and torch.cuda.device_count() > 1
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=ref.dtype if ref.dtype == "auto" else getattr(torch, ref.dtype),
         device_map="auto" if spread else None,
         local_files_only=True,
         output_loading_info=True,
     )
+    model, info = loaded
     for kind in ("missing_keys", "mismatched_keys"):
         if info[kind]:
             names = sorted(str(key) for key in info[kind])
@@ -160,7 +161,7 @@ class HfModel:
         template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         recipe = ref.recipe.visible if ref.recipe else None
         self.visible = dict(recipe or chats_.declared_markers(template) or chats_.THINK)
-        self.conventions = {
+        self.conventions: Mapping[str, Any] = {
             "engine": "hf",
             "device": str(model.device).split(":")[0],
             "dtype": ref.dtype,
@@ -179,7 +180,7 @@ class HfModel:
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
-    ) -> Iterator[list[tuple[int, Generation]]]:
+    ) -> Generator[list[tuple[int, Generation]]]:
         texts = [chats_.render(self.tokenizer, chat) for chat in chats]
         prompts = [chats_.tokenize(self.tokenizer, text) for text in texts]
         lengths = [len(prompt) for prompt in prompts]

@@ -5,13 +5,14 @@ The JSON form of a report is the scorecards themselves (`safewright.runs.to_json
 
 from safewright.report.page import render_comparison, render_page
 from safewright.report.svg import Figure, curve_figure
-from safewright.report.tables import comparison_table, console_table, render_markdown
+from safewright.report.tables import comparison_table, console_table, remarks, render_markdown
 
 __all__ = [
     "Figure",
     "comparison_table",
     "console_table",
     "curve_figure",
+    "remarks",
     "render_comparison",
     "render_markdown",
     "render_page",

@@ -68,10 +68,9 @@ def comparison_table(comparison: Comparison) -> RichGroup:
 
     shown = comparison_view(comparison)
     table = Table(show_edge=False, pad_edge=False, box=_box(), header_style="dim")
-    table.add_column("Score", overflow="fold")
-    for name in ("A", "B", "B − A", f"{shown.level} interval", "Pairs", "Up/down", "p", "p, Holm"):
+    table.add_column("Score", overflow="fold", min_width=14)
+    for name in ("A", "B", "B − A", f"{shown.level} interval", "Pairs", "p, Holm"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Better", no_wrap=True)
     for delta in comparison.deltas:
         a, b, difference, interval = delta_texts(comparison, delta)
         table.add_row(
@@ -81,10 +80,7 @@ def comparison_table(comparison: Comparison) -> RichGroup:
             Text(difference, style="bold"),
             interval,
             f"{delta.n:,}",
-            f"{delta.gained}/{delta.lost}",
-            text.p_value(delta.p),
             text.p_value(delta.p_holm),
-            delta.better if delta.better != "neither" else "",
         )
     lines: list[RenderableType] = [Text(f"A {shown.a}\nB {shown.b}", style="dim"), Text(), table, Text()]
     lines += [Text(f"! {warning}", style="yellow") for warning in shown.warnings]
@@ -173,3 +169,8 @@ def _escape(cell: str) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def remarks(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What a reader must know before believing the numbers: weak judges, unpinned data, unscored records."""
+    return view.build([(card, ()) for card in cards], labels=labels, examples=0).warnings

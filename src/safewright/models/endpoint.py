@@ -1,0 +1,366 @@
+"""The endpoint engine: any server that speaks the OpenAI chat protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from safewright.errors import BadInput, Missing, SafewrightError
+from safewright.models._http import (
+    FILTERED,
+    Failure,
+    Kind,
+    backoff,
+    exchange,
+    in_background,
+    nothing,
+    open_client,
+    read_reply,
+    room_left,
+)
+from safewright.models.chat import THINK
+from safewright.runs import digest_json, run_sync
+from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_CONCURRENCY = 16
+DEFAULT_TIMEOUT = 120.0
+TRIES = 5
+TRIES_IN_SILENCE = 2
+"""Tries that may run out of time while the server has not answered anything at all."""
+FIRST_WAIT = 0.5
+GIVE_UP_AFTER = 8
+"""Questions that use up their tries before a server that answered none of them is given up."""
+
+DECLARED = ("root", "parent", "max_model_len", "quantization", "meta")
+"""What a server says about a model that names its weights; dates and request ids change every time."""
+
+_CHAT_PATH = "/chat/completions"
+_TOO_LONG = re.compile(
+    r"context.{0,3}length|context window|context.{0,3}size|maximum context|(prompt|input) is too long"
+    r"|max_model_len|too many (input )?tokens|`inputs` (tokens|must have)|exceed\w* .{0,40}context",
+    re.IGNORECASE,
+)
+_WANTS_OTHER_LIMIT = re.compile(
+    r"(unsupported|not supported|unknown|unrecognized|use ).*max_completion_tokens", re.IGNORECASE | re.DOTALL
+)
+
+
+def parse_endpoint(ref: str) -> tuple[str, str | None]:
+    """The base address and the model's name (None when not given) of a served model's reference.
+
+    Args:
+        ref: ``http(s)://host:port/v1#model-name``. A bare host gets ``/v1``.
+
+    Raises:
+        BadInput: Not such an address, or one that carries credentials.
+    """
+    address, _, model = ref.strip().partition("#")
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadInput(f"The address {_bare(address)} is malformed: {error}.", fix=_EXAMPLE) from error
+    if parts.scheme not in ("http", "https") or not host or re.search(r"\s", address):
+        raise BadInput(f"{_bare(address)!r} is not the address of a server.", fix=_EXAMPLE)
+    if "@" in parts.netloc or parts.query:
+        raise BadInput(
+            f"The address of the server {host} carries credentials or a query.",
+            why="References are written into runs and reports, and keys must not be.",
+            fix="Put the key into the environment variable SAFEWRIGHT_API_KEY and leave it out here.",
+        )
+    path = parts.path.rstrip("/").removesuffix(_CHAT_PATH).rstrip("/") or "/v1"
+    return f"{parts.scheme}://{parts.netloc}{path}", model.strip() or None
+
+
+_EXAMPLE = "Write it as http://127.0.0.1:8000/v1#MODEL-NAME."
+
+
+def _bare(address: str) -> str:
+    """An address that cannot be trusted to be one, without what may be a password."""
+    scheme, found, rest = address.partition("://")
+    return f"{scheme}{found}{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def endpoint_ref(ref: str) -> ModelRef:
+    """The reference of a served model; its digest covers what the server declares, nothing more.
+
+    Args:
+        ref: See `parse_endpoint`. Without a name the server must serve exactly one model.
+
+    Raises:
+        BadInput: Not an address, a refused key, or no single model to take.
+        Missing: The server cannot be reached, or httpx is not installed.
+    """
+    base, model = parse_endpoint(ref)
+    declared = run_sync(_declared(base, named=model is not None))
+    if model is None:
+        if len(declared) != 1:
+            listed = ", ".join(sorted(declared)) or "none"
+            raise BadInput(
+                f"{base} serves {len(declared)} models ({listed}).",
+                fix=f"Name one: {base}#{next(iter(sorted(declared)), 'MODEL-NAME')}",
+            )
+        (model,) = declared
+    facts = declared.get(model, {})
+    return ModelRef(
+        kind="served",
+        where=f"{base}#{model}",
+        digest="declared:" + digest_json({"base": base, "model": model, "declared": facts}),
+    )
+
+
+async def _declared(base: str, *, named: bool) -> dict[str, dict[str, Any]]:
+    """What a server says about each model it lists; empty when it cannot list and a name is given."""
+    async with open_client(base, 1) as client:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                reply = await exchange(client, "GET", f"{base}/models", timeout=30.0)
+                return _read_models(reply)
+            except Failure as failure:
+                # Some servers (transformers serve without a hub cache) answer 500 here for ever.
+                allowed = TRIES_IN_SILENCE if failure.slow else TRIES
+                if failure.again and tries < allowed:
+                    await asyncio.sleep(backoff(tries, FIRST_WAIT / 3))
+                elif failure.kind == "silent":
+                    raise Missing(
+                        f"The endpoint {base} never answered: {failure.after(tries)}.",
+                        fix="Start the server, or correct the address.",
+                    ) from failure
+                elif failure.status in (401, 403):
+                    raise _refused(base, failure.after(tries)) from failure
+                elif named:
+                    return {}
+                else:
+                    raise BadInput(
+                        f"{base}/models does not say which models there are: {failure.after(tries)}.",
+                        fix=f"Name the model: {base}#MODEL-NAME (for `transformers serve FOLDER`: that FOLDER).",
+                    ) from failure
+
+
+def _read_models(reply: Any) -> dict[str, dict[str, Any]]:
+    entries = reply.get("data") if isinstance(reply, dict) else None
+    if not isinstance(entries, list):
+        raise Failure("garbage", "a reply without a list of models")
+    found = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            raise Failure("garbage", "a list of models without their ids")
+        found[entry["id"]] = {key: entry[key] for key in DECLARED if entry.get(key) is not None}
+    return found
+
+
+def _refused(base: str, why: str) -> BadInput:
+    if re.match(r"HTTP 40[13]\b", why):
+        fix = "Set the environment variable SAFEWRIGHT_API_KEY to a key this server accepts."
+    elif re.match(r"HTTP 404\b", why):
+        fix = f"Check the model's name, and that {base} is the whole base address (most end in /v1)."
+    else:
+        fix = "The server's own words above say what it does not take."
+    return BadInput(f"The endpoint {base} refuses what it is asked: {why}.", fix=fix)
+
+
+@dataclasses.dataclass
+class _Session:
+    """What one stream of questions knows about the server: whether it has answered anything yet."""
+
+    base: str
+    asked: int
+    resumed: bool
+    put: Callable[[tuple[int, Generation]], None]
+    heard: bool = False
+    held: list[tuple[int, Generation, Kind]] = dataclasses.field(default_factory=list)
+
+    def answer(self, index: int, generation: Generation) -> None:
+        self.heard = True
+        self.put((index, generation))
+        self._release()
+
+    def fail(self, index: int, generation: Generation, kind: Kind) -> None:
+        """Count a question as failed, or give up: see `GIVE_UP_AFTER`."""
+        self.held.append((index, generation, kind))
+        if not self.heard and len(self.held) >= min(GIVE_UP_AFTER, self.asked):
+            self._give_up(generation.error)
+        if self.heard:
+            self._release()
+
+    def _release(self) -> None:
+        for index, generation, _ in self.held:
+            self.put((index, generation))
+        self.held.clear()
+
+    def _give_up(self, last: str) -> None:
+        kinds = {kind for _, _, kind in self.held}
+        if self.resumed and kinds != {"silent"}:
+            # It answered others before, and it does speak HTTP: these questions are the trouble.
+            self.heard = True
+            return
+        error: SafewrightError
+        if "refused" in kinds:
+            why = next(g.error for _, g, kind in self.held if kind == "refused")
+            error = _refused(self.base, why)
+        else:
+            error = Missing(
+                f"The endpoint {self.base} never answered: {last}.",
+                why=f"Each of the first {len(self.held)} questions failed in this way.",
+                fix="Look at the server's log; the same command goes on where this one stopped.",
+            )
+        raise error
+
+
+class Endpoint:
+    """A `Loaded` over an OpenAI-compatible server; see `safewright.models.engine.Loaded`.
+
+    The server renders the chat template and says why an answer ended; both are taken at its word.
+
+    Args:
+        ref: What `endpoint_ref` returned.
+        concurrency: Requests under way at once.
+        timeout: Seconds for one request.
+        visible: Reasoning markers, ``{"open": str, "close": str}``, where the server leaves reasoning in
+            the text; the recipe's, or `THINK`, by default.
+    """
+
+    able = frozenset({"generate"})
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        *,
+        concurrency: int = DEFAULT_CONCURRENCY,
+        timeout: float = DEFAULT_TIMEOUT,
+        visible: Mapping[str, str] | None = None,
+    ) -> None:
+        if concurrency < 1:
+            raise BadInput(f"The concurrency is {concurrency}.", fix="It must be at least 1.")
+        if not timeout > 0:
+            raise BadInput(f"The timeout is {timeout} s.", fix="It must be positive.")
+        base, model = parse_endpoint(ref.where)
+        if model is None:
+            raise BadInput(f"The reference {ref.where} names no model.", fix=f"Write {base}#MODEL-NAME.")
+        self.ref, self.base, self.model = ref, base, model
+        self.concurrency, self.timeout = concurrency, timeout
+        self.visible = dict(visible or (ref.recipe.visible if ref.recipe else None) or THINK)
+        self._limit_key = "max_tokens"
+        self.conventions: Mapping[str, Any] = {
+            "engine": "endpoint",
+            "model": "as the server declares it, not verified",
+            "concurrency": concurrency,
+            "timeout_s": timeout,
+            "chat_template": "the server's own",
+            "reasoning_markers": [self.visible["open"], self.visible["close"]],
+            "tokens": "as the server counts them; 0 where it does not",
+        }
+
+    def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
+        """One generation per chat, in the order given; see `stream`."""
+        found: dict[int, Generation] = {}
+        for ready in self.stream(chats, how):
+            found.update(ready)
+        return [found[index] for index in range(len(chats))]
+
+    def stream(
+        self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
+    ) -> Iterator[list[tuple[int, Generation]]]:
+        """Generations with their indexes, as answers arrive. Closing it cancels what is under way.
+
+        Raises:
+            Missing: The server answered nothing at all (or httpx is not installed).
+            BadInput: The server refused everything: the key, the model's name, an option.
+        """
+        todo = [index for index in range(len(chats)) if index not in done]
+        if not todo:
+            return
+
+        async def produce(put: Callable[[tuple[int, Generation]], None]) -> None:
+            await self._ask_all(_Session(self.base, len(todo), bool(done), put), todo, chats, how)
+
+        yield from in_background(produce)
+
+    async def _ask_all(
+        self, session: _Session, todo: Sequence[int], chats: Sequence[Chat], how: Decoding
+    ) -> None:
+        waiting = iter(todo)
+
+        async def work(client: Any) -> None:
+            for index in waiting:
+                await self._ask(client, session, index, chats[index], how)
+
+        count = min(self.concurrency, len(todo))
+        async with open_client(self.base, count) as client:
+            workers = [asyncio.create_task(work(client)) for _ in range(count)]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _ask(self, client: Any, session: _Session, index: int, chat: Chat, how: Decoding) -> None:
+        """Ask one question until it is answered, is overlong, or has used up its tries."""
+        room, tries = how.max_new_tokens, 0
+        while True:
+            tries += 1
+            key = self._limit_key
+            payload = self._payload(index, chat, how) | {key: room}
+            try:
+                reply = await exchange(client, "POST", self.base + _CHAT_PATH, payload, timeout=self.timeout)
+                session.heard = True
+                return session.answer(index, read_reply(reply, self.visible))
+            except Failure as failure:
+                session.heard |= failure.kind == "garbage"
+                if failure.status in (400, 413, 422):
+                    if _TOO_LONG.search(failure.detail):
+                        fits = room_left(failure.detail)
+                        if fits is not None and 0 < fits < room:
+                            room = fits  # the prompt fits and the answer's limit does not: as hf does it
+                            continue
+                        return session.answer(index, nothing("overlong", failure.after(1)))
+                    if key == "max_tokens" and _WANTS_OTHER_LIMIT.search(failure.detail):
+                        self._limit_key = "max_completion_tokens"
+                        continue
+                    if "content_filter" in failure.detail:
+                        return session.answer(index, nothing("error", FILTERED))
+                allowed = TRIES_IN_SILENCE if failure.slow and not session.heard else TRIES
+                if not failure.again or tries >= allowed:
+                    return session.fail(index, nothing("error", failure.after(tries)), failure.kind)
+                wait = backoff(tries, FIRST_WAIT)
+                await asyncio.sleep(wait if failure.wait is None else max(failure.wait, wait))
+
+    def _payload(self, index: int, chat: Chat, how: Decoding) -> dict[str, Any]:
+        """The least a server must be told: some refuse every field they do not know."""
+        payload: dict[str, Any] = {
+            "model": self.model,
+            "messages": [dict(message) for message in chat],
+            "temperature": how.temperature,
+        }
+        if how.temperature > 0:
+            payload["top_p"] = how.top_p
+            # Repeated questions have the same chat: one seed for all would repeat one answer.
+            payload["seed"] = (how.seed * 1_000_003 + index) % 2**31
+            if how.top_k:
+                payload["top_k"] = how.top_k
+        return payload
+
+    def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:
+        self._cannot("log-probabilities of given answers")
+
+    def hidden(self, chats: Sequence[Chat], layers: Sequence[int], pool: str) -> torch.Tensor:
+        self._cannot("hidden states")
+
+    def _cannot(self, what: str) -> NoReturn:
+        raise BadInput(
+            f"The server of {self.ref.where} does not offer {what}.",
+            fix="Give the model's folder instead: the hf engine offers them.",
+        )
+
+    def close(self) -> None:
+        """Nothing to let go of: connections live as long as a stream does."""

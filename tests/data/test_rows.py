@@ -1,0 +1,204 @@
+"""Formats, ids and the round trip through a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safewright.data import load_rows, rows_digest, write_rows
+from safewright.data.rows import read_object, with_ids
+from safewright.errors import BadInput
+from safewright.types import Row
+
+
+def read(obj: Any, **kwargs: Any) -> Row:
+    return read_object(obj, "f.jsonl, line 1", **kwargs).row
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def test_prompt_and_response() -> None:
+    row = read({"prompt": "hello", "response": "hi", "lang": "zh-CN", "topic": "x", "n": 3})
+    assert row.prompt == (user("hello"),)
+    assert (row.reference, row.lang, row.meta) == ("hi", "zh", {"topic": "x", "n": 3})
+    assert read({"prompt": "hello"}).reference is None
+    assert read({"prompt": "hello", "response": None, "lang": None, "system": None}).meta == {}
+
+
+def test_instruction_input_output() -> None:
+    row = read({"instruction": "Add.", "input": "1 2", "output": "3"})
+    assert (row.prompt, row.reference) == ((user("Add.\n\n1 2"),), "3")
+    assert read({"instruction": "Add.", "input": "", "output": "3"}).prompt == (user("Add."),)
+
+
+def test_messages_that_end_in_an_answer() -> None:
+    turns = [{"role": "system", "content": "Be brief."}, user("a"), {"role": "assistant", "content": "b"}]
+    row = read({"messages": turns})
+    assert (row.prompt, row.reference) == (tuple(turns[:2]), "b")
+    row = read({"messages": [*turns, user("c")]})
+    assert (row.prompt, row.reference) == ((*turns, user("c")), None)
+
+
+def test_messages_win_and_nothing_is_lost() -> None:
+    row = read({"messages": [user("a")], "prompt": "other", "response": "b"})
+    assert (row.prompt, row.reference, row.meta) == ((user("a"),), "b", {"prompt": "other"})
+    row = read({"messages": [user("a"), {"role": "assistant", "content": "x"}], "response": "b"})
+    assert (row.reference, row.meta) == ("x", {"response": "b"})
+
+
+def test_system_field() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    assert read({"prompt": "a", "system": "Be brief."}).prompt == (system, user("a"))
+    assert read({"messages": [system, user("a")], "system": "Be brief."}).prompt == (system, user("a"))
+    assert read({"prompt": "a", "system": " "}).prompt == (user("a"),)
+
+
+BAD: list[tuple[Any, str]] = [
+    (["a"], "a list, not an object"),
+    ("a", "a text, not an object"),
+    (None, "null, not an object"),
+    ({}, "fields found: none"),
+    (
+        {"question": "a", "answer": "b"},
+        r"fields found: answer, question.*`messages`.*`prompt`.*`instruction`",
+    ),
+    ({"prompt": None}, "fields found: prompt"),
+    ({"prompt": 3}, "`prompt` is a number, not a text"),
+    ({"prompt": ""}, "`prompt` is empty"),
+    ({"prompt": " \n"}, "`prompt` is empty"),
+    ({"prompt": "a", "response": ["b"]}, "`response` is a list"),
+    ({"instruction": {"a": 1}}, "`instruction` is an object"),
+    ({"instruction": "a", "input": 1}, "`input` is a number"),
+    ({"instruction": "a", "output": True}, "`output` is a boolean"),
+    ({"messages": "a"}, "`messages` is a text, not a list"),
+    ({"messages": {"role": "user"}}, "`messages` is an object, not a list"),
+    ({"messages": []}, "no user turn to answer"),
+    ({"messages": ["a"]}, "message 1: it is a text"),
+    ({"messages": [user("a"), {"role": "user"}]}, "message 2: `content` is absent"),
+    ({"messages": [{"content": "a"}]}, r"message 1: `role` is absent \(fields found: content\)"),
+    ({"messages": [{"role": "usr", "content": "a"}]}, "the role 'usr' is unknown. Did you mean 'user'"),
+    ({"messages": [{"role": 7, "content": "a"}]}, "the role 7 is unknown"),
+    ({"messages": [user("")]}, "message 1: `content` is empty"),
+    ({"messages": [{"role": "user", "content": ["a"]}]}, "`content` is a list"),
+    ({"messages": [{"role": "system", "content": "a"}]}, "turns before the answer: system"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, "turns before the answer: none"),
+    ({"messages": [{"role": "system", "content": "a"}, user("b")], "system": "c"}, "`system` differs"),
+    ({"prompt": "a", "system": 3}, "`system` is a number"),
+    ({"prompt": "a", "lang": "English"}, "`lang` is 'English'"),
+    ({"prompt": "a", "lang": 3}, "`lang` is 3"),
+    ({"prompt": "a", "id": ""}, "`id` is ''"),
+    ({"prompt": "a", "id": 1.5}, r"`id` is 1\.5"),
+    ({"prompt": "a", "id": True}, "`id` is True"),
+]
+
+
+@pytest.mark.parametrize(("obj", "match"), BAD)
+def test_bad_rows_are_named(obj: Any, match: str) -> None:
+    with pytest.raises(BadInput, match=match) as error:
+        read(obj)
+    assert str(error.value).startswith("f.jsonl, line 1")
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("obj", "needed"),
+    [
+        ({"prompt": "a", "topic": "x"}, "fields found: prompt, topic.*`response`"),
+        ({"prompt": "a", "response": " "}, "`response`"),
+        ({"instruction": "a"}, "`output`"),
+        ({"messages": [user("a")]}, "a last turn by the assistant"),
+    ],
+)
+def test_a_needed_reference(obj: dict[str, Any], needed: str) -> None:
+    with pytest.raises(BadInput, match=needed) as error:
+        read(obj, need_reference=True)
+    assert error.value.exit_code == 2
+
+
+def ids(objects: list[Any]) -> list[str]:
+    return [row.id for row in with_ids([read_object(o, f"line {i}") for i, o in enumerate(objects, 1)])]
+
+
+def test_content_ids_do_not_depend_on_the_order() -> None:
+    objects = [{"prompt": p} for p in ("a", "b", "c")]
+    there = dict(zip("abc", ids(objects), strict=True))
+    back = dict(zip("cba", ids(objects[::-1]), strict=True))
+    assert there == back
+    assert len(set(there.values())) == 3
+    # An alpaca row and a prompt row with the same content are the same question.
+    assert ids([{"instruction": "a"}]) == [there["a"]]
+
+
+def test_copies_are_numbered() -> None:
+    one, two, three, other = ids(
+        [{"prompt": "a"}, {"prompt": "a"}, {"prompt": "a", "tag": 1}, {"prompt": "b"}]
+    )
+    assert (two, three) == (f"{one}-2", f"{one}-3")
+    assert other not in (one, two, three)
+
+
+def test_given_ids_are_kept() -> None:
+    assert ids([{"prompt": "a", "id": 7}, {"prompt": "b"}, {"prompt": "c", "id": "x"}])[::2] == ["7", "x"]
+    with pytest.raises(BadInput, match=r"line 3: the id '7' was already given at line 1") as error:
+        ids([{"prompt": "a", "id": 7}, {"prompt": "b"}, {"prompt": "c", "id": "7"}])
+    assert error.value.exit_code == 2
+
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20).filter(str.strip)
+turns = st.lists(st.tuples(texts, texts), max_size=2)
+rows = st.builds(
+    lambda turns, last, system, reference, lang, meta: {
+        "messages": [
+            *([{"role": "system", "content": system}] if system else []),
+            *[m for q, a in turns for m in (user(q), {"role": "assistant", "content": a})],
+            user(last),
+            *([{"role": "assistant", "content": reference}] if reference is not None else []),
+        ],
+        **({"lang": lang} if lang else {}),
+        **({"x": meta} if meta is not None else {}),
+    },
+    turns,
+    texts,
+    st.none() | texts,
+    st.none() | st.text("ab \n", max_size=4),
+    st.sampled_from([None, "en", "zh"]),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | texts, lambda s: st.lists(s, max_size=3), max_leaves=5
+    ),
+)
+
+
+@given(st.lists(rows, min_size=1, max_size=4))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, objects: list[dict[str, Any]]) -> None:
+    first = with_ids([read_object(o, f"line {i}") for i, o in enumerate(objects)])
+    path = tmp_path_factory.mktemp("rows") / "out.jsonl"
+    write_rows(path, first)
+    assert load_rows(path) == first
+    assert rows_digest(load_rows(path)) == rows_digest(first)
+
+
+def test_written_rows_are_the_public_format(tmp_path: Path) -> None:
+    write_rows(tmp_path / "o.jsonl", [Row("a", (user("你好"),), "hi", "zh", {"topic": 1})])
+    text = (tmp_path / "o.jsonl").read_text(encoding="utf-8")
+    assert "你好" in text
+    assert json.loads(text) == {
+        "id": "a", "messages": [user("你好"), {"role": "assistant", "content": "hi"}], "lang": "zh", "topic": 1,
+    }  # fmt: skip
+
+
+def test_meta_may_not_shadow_the_format(tmp_path: Path) -> None:
+    for row in (
+        Row("a", (user("q"),), "r", None, {"messages": 1}),
+        Row("a", (user("q"),), meta={"response": "x"}),
+    ):
+        with pytest.raises(BadInput, match="in its meta") as error:
+            write_rows(tmp_path / "o.jsonl", [row])
+        assert error.value.exit_code == 2
+        assert not (tmp_path / "o.jsonl").exists()
