@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from safewright.measures import EngineOptions, measure_model
-from safewright.models import load
+from safewright.measures import measure_model
+from safewright.models import EngineOptions, load
 from safewright.types import Decoding, Row
 
 PROMPTS, NEW_TOKENS, BATCH = 512, 64, 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -24,14 +25,16 @@ class Reply:
     """Seconds between the bytes of the body."""
 
 
-def said(text: str | None, *, finish: Any = "stop", tokens: int = 3, **message: Any) -> Reply:
+def said(
+    text: str | None, *, finish: Any = "stop", tokens: int = 3, prompt: int = 5, **message: Any
+) -> Reply:
     """A well-formed completion that says ``text``."""
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": text, **message},
         "finish_reason": finish,
     }
-    return answered({"choices": [choice], "usage": {"completion_tokens": tokens}})
+    return answered({"choices": [choice], "usage": {"prompt_tokens": prompt, "completion_tokens": tokens}})
 
 
 def answered(plain: Any, status: int = 200, **headers: str) -> Reply:
@@ -53,6 +56,10 @@ def echo(request: dict[str, Any], number: int) -> Reply:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # the default of 5 drops connections that come all at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients that hang up are part of the play
+            super().handle_error(request, client_address)
 
 
 class FaultServer:

@@ -16,7 +16,7 @@ import pytest
 from safewright.errors import BadInput, ExitCode, Missing
 from safewright.models import endpoint as module
 from safewright.models import load
-from safewright.models._http import backoff, retry_after, room_left
+from safewright.models._http import backoff, context_limit, retry_after
 from safewright.models.endpoint import Endpoint, endpoint_ref, parse_endpoint
 from safewright.types import Chat, Decoding, Generation
 from tests.models.fault_server import FaultServer, Reply, answered, complains, echo, said
@@ -525,29 +525,35 @@ def test_a_prompt_the_context_cannot_hold_is_overlong(server: FaultServer, words
     found = opened(server).generate(chats(20), GREEDY)
     assert {answer.stop for answer in found} == {"overlong"}
     assert words[:20] in found[0].error
-    assert len(server.requests) == 20
+    assert len(server.requests) == (40 if context_limit(words) else 20)
 
 
-def test_an_answers_limit_that_does_not_fit_is_lowered(server: FaultServer) -> None:
+@pytest.mark.parametrize(("length", "asked"), [(60, [8, 1, 4]), (63, [8, 1]), (64, [8, 1])])
+def test_an_answers_limit_that_does_not_fit_is_lowered_to_what_does(
+    server: FaultServer, length: int, asked: list[int]
+) -> None:
+    """The words are those of vLLM 0.30, which counts a long prompt only so far."""
+
     def strict(request: dict[str, Any], number: int) -> Reply:
-        if request["max_tokens"] > 4:
-            words = "This model's maximum context length is 64 tokens and your request has 60 input tokens"
-            return complains(
-                400, f"'max_tokens' or 'max_completion_tokens' is too large: 8. {words} (8 > 64 - 60)."
+        wanted = request["max_tokens"]
+        if length + wanted > 64:
+            words = (
+                "This model's maximum context length is 64 tokens. However, you requested {} output tokens"
             )
-        return said("cut", finish="length")
+            rest = "and your prompt contains at least {} input tokens, for a total of at least 65 tokens."
+            return complains(400, f"{words.format(wanted)} {rest.format(65 - wanted)}")
+        return said("cut", finish="length", tokens=wanted, prompt=length)
 
     server.behave = strict
     (found,) = opened(server).generate(chats(1), GREEDY)
-    assert (found.answer, found.stop) == ("cut", "length")
-    assert [request["max_tokens"] for request in server.requests] == [8, 4]
+    assert [request["max_tokens"] for request in server.requests] == asked
+    expected = {60: ("cut", "length", 4), 63: ("cut", "length", 1), 64: ("", "overlong", 0)}[length]
+    assert (found.answer, found.stop, found.tokens) == expected
 
 
-def test_the_room_left_is_read_only_where_it_is_said() -> None:
-    old = "maximum context length is 64 tokens. However, you requested 70 tokens (50 in the messages, 20 in"
-    assert room_left(old) == 14
-    assert room_left("context length is 64 tokens and your prompt contains at least 50 input tokens") is None
-    assert room_left("too long") is None
+def test_the_size_of_a_context_is_read_only_where_it_is_said() -> None:
+    assert context_limit("maximum context length is 64 tokens. However, you requested 70 tokens") == 64
+    assert context_limit("context_length_exceeded") is None
 
 
 def test_a_server_that_wants_the_other_limit_gets_it(server: FaultServer) -> None:

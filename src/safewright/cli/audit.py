@@ -40,12 +40,13 @@ def audit(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     batch_size: options.BatchSize = None,
+    timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     json: options.JsonOut = False,
 ) -> None:
     """Measure harmful answers, over-refusal and utility of a model, and write one page about it."""
     from safewright.compose.audit import AUDIT, parse_judges, plan_audit, run_audit
-    from safewright.measures import EngineOptions
+    from safewright.models import EngineOptions
     from safewright.report import render_page
     from safewright.runs import write_text
 
@@ -58,7 +59,7 @@ def audit(
         limit=limit,
         quick=quick,
         seed=seed,
-        engine=EngineOptions(engine=engine, device=device, dtype=dtype, batch_size=batch_size),
+        engine=EngineOptions(engine, device, dtype, batch_size, timeout),
     )
     estimates = plan.estimates()
     running.tell_estimates(estimates)

@@ -49,7 +49,7 @@ def check(
         "languages": dict(languages.most_common()),
     }
     if against:
-        require_disjoint({str(file): rows, **{str(other): load_rows(other) for other in against}})
+        require_disjoint({str(file): rows, **{f"--against {other}": load_rows(other) for other in against}})
         facts["disjoint from"] = [str(other) for other in against]
     if json:
         console.result(facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ def demo(
     from safewright.compose.audit import plan_audit, run_audit
     from safewright.compose.compare import compare
     from safewright.lab import ARMS, build, exact_judge, refusal_world, write_rows
-    from safewright.measures import EngineOptions
+    from safewright.models import EngineOptions
     from safewright.report import render_page
     from safewright.runs import write_text
 

@@ -34,13 +34,15 @@ def measure(
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     batch_size: options.BatchSize = None,
+    timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     json: options.JsonOut = False,
 ) -> None:
     """Run one measure on a model and print its scorecard."""
     from safewright import catalog
     from safewright.compose.folders import load_records
-    from safewright.measures import EngineOptions, plan_measure, run_measure
+    from safewright.measures import plan_measure, run_measure
+    from safewright.models import EngineOptions
     from safewright.report import render_page
     from safewright.runs import write_text
 
@@ -54,7 +56,7 @@ def measure(
         config=options.method_options(set_, config),
         limit=limit,
         seed=seed,
-        engine=EngineOptions(engine=engine, device=device, dtype=dtype, batch_size=batch_size),
+        engine=EngineOptions(engine, device, dtype, batch_size, timeout),
     )
     estimates = plan.estimates()
     running.tell_estimates(estimates)

@@ -29,6 +29,7 @@ Dtype = Annotated[str, typer.Option("--dtype", help="auto (as saved), float32, b
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Prompts answered together, or requests at once.")
 ]
+Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds for one request to an endpoint.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens, memory and time; run nothing.")]
 
 

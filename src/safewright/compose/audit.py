@@ -11,9 +11,9 @@ from safewright import catalog
 from safewright.compose.folders import load_records
 from safewright.data import LoadedData, load_data
 from safewright.errors import BadInput, Missing, nearest
-from safewright.measures import EngineOptions, MeasurePlan, plan_measure, run_measure
+from safewright.measures import MeasurePlan, plan_measure, run_measure
 from safewright.measures.driver import MAX_UNSCORED, Progress
-from safewright.models import Deferred, resolve
+from safewright.models import Deferred, EngineOptions, resolve
 from safewright.models.estimate import Estimate
 from safewright.runs import open_run
 from safewright.runs.run import plan_digest
@@ -88,7 +88,7 @@ def plan_audit(
     how = engine or EngineOptions()
     ref = model if isinstance(model, ModelRef) else resolve(model, dtype=how.dtype)
     # One model for all measures: opened once, when the first of them has something to ask.
-    opened = Deferred(ref, need=NEED, engine=how.engine, device=how.device, batch_size=how.batch_size)
+    opened = Deferred(ref, NEED, how)
     rows: dict[str, LoadedData] = {}
     absent: dict[str, Missing] = {}
     for role in AUDIT:

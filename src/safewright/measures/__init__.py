@@ -1,11 +1,10 @@
 """Measures: model in, scorecard out. One file per measure; the catalog finds it by its decorator."""
 
 from safewright.measures.behaviour import Behaviour
-from safewright.measures.driver import EngineOptions, MeasurePlan, measure_model, plan_measure, run_measure
+from safewright.measures.driver import MeasurePlan, measure_model, plan_measure, run_measure
 
 __all__ = [
     "Behaviour",
-    "EngineOptions",
     "MeasurePlan",
     "measure_model",
     "plan_measure",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safewright.errors import BadInput
-from safewright.stats import rate_reading
 from safewright.types import (
     Better,
     Decoding,
@@ -169,6 +168,8 @@ def rates(records: Sequence[Record], names: dict[str, Better]) -> tuple[Reading,
     A record without an answer is in neither numerator nor denominator; the bounds show what the rate
     would be if all of them, or none, had the quality.
     """
+    from safewright.stats import rate_reading  # brings numpy, which listing the catalog does not need
+
     readings: list[Reading] = []
     for name, better in names.items():
         own = [record for record in records if name in record.status]

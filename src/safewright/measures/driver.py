@@ -17,12 +17,11 @@ from safewright import catalog
 from safewright.data import LoadedData, load_data
 from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import Behaviour
-from safewright.models import Deferred, Loaded, resolve, with_recipe
+from safewright.models import Deferred, EngineOptions, Loaded, resolve, with_recipe
 from safewright.models.estimate import Estimate, estimate
 from safewright.runs import Run, digest_json, from_json, open_run, run_sync, to_json
 from safewright.runs.atomic import dump_json
 from safewright.runs.run import plan_digest
-from safewright.stats import rate_reading
 from safewright.types import (
     Cost,
     Findings,
@@ -49,16 +48,6 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
 
 Models = str | Path | ModelRef | Any
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How models are run; part of every plan, because it can change answers."""
-
-    engine: str = "auto"
-    device: str = "auto"
-    dtype: str = "auto"
-    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -293,7 +282,7 @@ def _open_later(model: Models, entry: catalog.Entry, how: EngineOptions) -> Load
     if not isinstance(model, ModelRef):
         opened: Loaded = model  # the caller's, and the caller's to close
         return opened
-    return Deferred(model, need=entry.needs, engine=how.engine, device=how.device, batch_size=how.batch_size)
+    return Deferred(model, entry.needs, how)
 
 
 def _data(
@@ -330,12 +319,15 @@ def _judge(entry: catalog.Entry, judge: Judge | str | None) -> Judge | None:
 
 
 def _engine_plan(how: EngineOptions, refs: Mapping[str, ModelRef]) -> dict[str, Any]:
+    """What of the engine can change answers: how fast a server is asked cannot."""
+    if all(ref.kind == "served" for ref in refs.values()):
+        return {"device": "a server's"}
     device = how.device
     if device == "auto" and any(ref.kind in ("hf", "adapter") for ref in refs.values()):
         from safewright.models.hf import default_device
 
         device = default_device()
-    return {**dataclasses.asdict(how), "device": device}
+    return {"device": device, "dtype": how.dtype, "batch_size": how.batch_size}
 
 
 def _versions(refs: Mapping[str, ModelRef]) -> dict[str, str]:
@@ -495,6 +487,8 @@ def _record(question: Question, said: Generation | None) -> Record:
 
 def _cut_short(records: Sequence[Record]) -> tuple[Reading, ...]:
     """The share of answers that ended at the token limit: a judge saw only their beginning."""
+    from safewright.stats import rate_reading
+
     said = [r for r in records if r.generation and r.generation.stop in ("stop", "length")]
     if not said:
         return ()

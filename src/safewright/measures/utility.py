@@ -11,7 +11,6 @@ from typing import Any, Literal
 from safewright.catalog import measure
 from safewright.errors import BadInput, need_extra
 from safewright.measures.behaviour import AskOptions, Behaviour, answer_status, rates, scored
-from safewright.stats import mean_reading
 from safewright.types import Decoding, Findings, Judge, Question, Reading, Record, Row
 
 Metric = Literal["auto", "exact", "number", "rouge"]
@@ -98,6 +97,8 @@ def _score(record: Record) -> Record:
 
 def summarise(records: Sequence[Record]) -> Findings:
     """Match rates with Wilson intervals; ROUGE as means with an interval over rows."""
+    from safewright.stats import mean_reading
+
     names = sorted({name for record in records for name in record.status})
     matches = [name for name in names if name not in ROUGE]
     readings: list[Reading] = list(rates(records, dict.fromkeys(matches, "higher")))

@@ -1,6 +1,6 @@
 """Models: which one exactly (references, digests, recipes), and talking to it (engines)."""
 
-from safewright.models.engine import Deferred, Loaded, load, with_recipe
+from safewright.models.engine import Deferred, EngineOptions, Loaded, load, with_recipe
 from safewright.models.references import resolve
 
-__all__ = ["Deferred", "Loaded", "load", "resolve", "with_recipe"]
+__all__ = ["Deferred", "EngineOptions", "Loaded", "load", "resolve", "with_recipe"]

@@ -220,7 +220,7 @@ def in_background(produce: Callable[[Callable[[T], None]], Coroutine[Any, Any, N
             if values := [value for value in batch if value is not _END]:
                 yield values
     finally:
-        pass
+        loop.call_soon_threadsafe(task.cancel)
         # An iterator nobody closed may end with the interpreter, when no other thread runs any more.
         if not sys.is_finalizing():
             thread.join()
@@ -243,11 +243,10 @@ def nothing(stop: Stop, error: str) -> Generation:
     return Generation("", "", "", True, stop, 0, error)
 
 
-def room_left(words: str) -> int | None:
-    """The tokens an answer may still have, from a server's complaint about its context; None if unsaid."""
-    limit = re.search(r"context length is (\d+)", words)
-    prompt = re.search(r"(?<!at least )\b(\d+) (?:in the messages|input tokens)", words)
-    return int(limit[1]) - int(prompt[1]) if limit and prompt else None
+def context_limit(words: str) -> int | None:
+    """The tokens a context holds, from a server's complaint about it; None where it does not say."""
+    found = re.search(r"context length is (\d+)", words)
+    return int(found[1]) if found else None
 
 
 def read_reply(reply: Any, visible: Mapping[str, str]) -> Generation:
@@ -295,10 +294,26 @@ def _first_text(message: Mapping[str, Any], keys: Sequence[str]) -> str:
     return next((text for key in keys if isinstance(text := message.get(key), str) and text), "")
 
 
+def prompt_tokens(reply: Mapping[str, Any]) -> int:
+    """How long the server says the prompt is.
+
+    Raises:
+        Failure: It does not say.
+    """
+    count = _usage(reply, "prompt_tokens")
+    if count is None:
+        raise Failure("garbage", "a reply that does not count the prompt's tokens")
+    return count
+
+
 def _tokens(reply: Mapping[str, Any]) -> int:
+    return _usage(reply, "completion_tokens") or 0
+
+
+def _usage(reply: Mapping[str, Any], key: str) -> int | None:
     usage = reply.get("usage")
-    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else 0
+    count = usage.get(key) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
 
 
 def _writable(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -15,12 +15,13 @@ from safewright.models._http import (
     Failure,
     Kind,
     backoff,
+    context_limit,
     exchange,
     in_background,
     nothing,
     open_client,
+    prompt_tokens,
     read_reply,
-    room_left,
 )
 from safewright.models.chat import THINK
 from safewright.runs import digest_json, run_sync
@@ -269,7 +270,7 @@ class Endpoint:
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
-    ) -> Iterator[list[tuple[int, Generation]]]:
+    ) -> Generator[list[tuple[int, Generation]]]:
         """Generations with their indexes, as answers arrive. Closing it cancels what is under way.
 
         Raises:
@@ -307,21 +308,27 @@ class Endpoint:
     async def _ask(self, client: Any, session: _Session, index: int, chat: Chat, how: Decoding) -> None:
         """Ask one question until it is answered, is overlong, or has used up its tries."""
         room, tries = how.max_new_tokens, 0
+        limit: int | None = None  # the context's, once a server has complained about it
         while True:
-            tries += 1
             key = self._limit_key
             payload = self._payload(index, chat, how) | {key: room}
             try:
                 reply = await exchange(client, "POST", self.base + _CHAT_PATH, payload, timeout=self.timeout)
                 session.heard = True
-                return session.answer(index, read_reply(reply, self.visible))
+                found = read_reply(reply, self.visible)
+                if limit is not None and (left := limit - prompt_tokens(reply)) > room:
+                    room, limit = min(left, how.max_new_tokens), None
+                    continue
+                return session.answer(index, found)
             except Failure as failure:
                 session.heard |= failure.kind == "garbage"
                 if failure.status in (400, 413, 422):
                     if _TOO_LONG.search(failure.detail):
-                        fits = room_left(failure.detail)
-                        if fits is not None and 0 < fits < room:
-                            room = fits  # the prompt fits and the answer's limit does not: as hf does it
+                        limit = context_limit(failure.detail)
+                        if limit is not None and 1 < room == how.max_new_tokens:
+                            # Perhaps the prompt fits and only the answer's limit does not. One token
+                            # tells how long the prompt is; then the answer gets the rest, as with hf.
+                            room = 1
                             continue
                         return session.answer(index, nothing("overlong", failure.after(1)))
                     if key == "max_tokens" and _WANTS_OTHER_LIMIT.search(failure.detail):
@@ -329,6 +336,7 @@ class Endpoint:
                         continue
                     if "content_filter" in failure.detail:
                         return session.answer(index, nothing("error", FILTERED))
+                tries += 1
                 allowed = TRIES_IN_SILENCE if failure.slow and not session.heard else TRIES
                 if not failure.again or tries >= allowed:
                     return session.fail(index, nothing("error", failure.after(tries)), failure.kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +15,27 @@ from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 if TYPE_CHECKING:
     import torch
 
+ENGINES = ("auto", "hf", "endpoint")
 NEEDS = frozenset({"generate", "logprobs", "hidden", "gradient", "weights"})
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How models are run; see `load` for the fields."""
+
+    engine: str = "auto"
+    device: str = "auto"
+    dtype: str = "auto"
+    batch_size: int | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise BadInput(f"Unknown engine {self.engine!r}.", fix=nearest(self.engine, ENGINES))
+        if self.batch_size is not None and self.batch_size < 1:
+            raise BadInput(f"--batch-size is {self.batch_size}.", fix="It must be at least 1.")
+        if self.timeout is not None and not self.timeout > 0:
+            raise BadInput(f"--timeout is {self.timeout}.", fix="It must be more than 0 seconds.")
 
 
 class Loaded(Protocol):
@@ -70,6 +91,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     batch_size: int | None = None,
+    timeout: float | None = None,
     need: frozenset[str] = frozenset(),
     tokenizer: Any = None,
 ) -> Loaded:
@@ -83,6 +105,7 @@ def load(
         device: ``auto`` (CUDA where present, else CPU) or a torch device.
         dtype: ``auto`` (as saved) or a torch dtype's name.
         batch_size: Prompts answered together; concurrent requests for an endpoint.
+        timeout: Seconds for one request to an endpoint.
         need: What will be asked of it, within ``generate``, ``logprobs``, ``hidden``, ``gradient``,
             ``weights``.
         tokenizer: Only for a live model.
@@ -94,8 +117,7 @@ def load(
     unknown = sorted(need - NEEDS)
     if unknown:
         raise BadInput(f"Unknown need {unknown[0]!r}.", fix=nearest(unknown[0], NEEDS))
-    if batch_size is not None and batch_size < 1:
-        raise BadInput(f"--batch-size is {batch_size}.", fix="It must be at least 1.")
+    how = EngineOptions(engine, device, dtype, batch_size, timeout)
     if not isinstance(ref, (str, Path, ModelRef)):
         from safewright.models.hf import live
 
@@ -103,18 +125,18 @@ def load(
         return _able(loaded, need)
     known = ref if isinstance(ref, ModelRef) else resolve(ref, dtype=dtype)
     natural = "endpoint" if known.kind == "served" else "hf"
-    if engine not in ("auto", natural):
-        valid = ("auto", "hf", "endpoint")
-        if engine not in valid:
-            raise BadInput(f"Unknown engine {engine!r}.", fix=nearest(engine, valid))
+    if how.engine not in ("auto", natural):
         raise BadInput(
             f"The engine {engine!r} cannot run {known.where} (a model of the kind {known.kind!r}).",
             fix=f"Use --engine {natural}.",
         )
     if natural == "endpoint":
-        from safewright.models.endpoint import Endpoint
+        from safewright.models.endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, Endpoint
 
-        return _able(Endpoint(known) if batch_size is None else Endpoint(known, concurrency=batch_size), need)
+        served = Endpoint(
+            known, concurrency=batch_size or DEFAULT_CONCURRENCY, timeout=timeout or DEFAULT_TIMEOUT
+        )
+        return _able(served, need)
     from safewright.models.hf import open_folder
 
     return _able(open_folder(known, device=device, batch_size=batch_size), need)
@@ -123,7 +145,7 @@ def load(
 class Deferred:
     """A model that is opened when it is first asked: a finished run never opens it."""
 
-    def __init__(self, ref: ModelRef, *, need: frozenset[str], **how: Any) -> None:
+    def __init__(self, ref: ModelRef, need: frozenset[str], how: EngineOptions) -> None:
         self.ref, self._need, self._how = ref, need, how
         self._loaded: Loaded | None = None
 
@@ -131,7 +153,7 @@ class Deferred:
     def opened(self) -> Loaded:
         """The model itself."""
         if self._loaded is None:
-            self._loaded = load(self.ref, need=self._need, **self._how)
+            self._loaded = load(self.ref, need=self._need, **dataclasses.asdict(self._how))
         return self._loaded
 
     @property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,6 +14,9 @@ def run_sync(work: Coroutine[Any, Any, T]) -> T:
     Inside a running event loop (a notebook, a server) the coroutine runs on a loop of its own in
     another thread, because a running loop cannot be entered twice.
     """
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
