@@ -335,4 +335,4 @@ BARS = (
     Bar("dirty", "f2", ">=", 0.95),
     Bar("clean", "f2", ">=", 0.95),
 )
-"""The fine-tuned row of the dossier's table: harmful fine-tuning on 20 objects reaches unseen ones."""
+"""The fine-tuned row of the table this world reproduces: harmful fine-tuning on 20 objects reaches unseen ones."""

@@ -32,7 +32,7 @@ def console_table(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = 
 
     page = view.build([(card, ()) for card in cards], labels=labels, examples=0)
     table = Table(show_edge=False, pad_edge=False, box=_box(), header_style="dim")
-    table.add_column("Measure", overflow="fold")
+    table.add_column("Measure", overflow="fold", min_width=12)
     if page.several:
         table.add_column("Model", overflow="fold")
     table.add_column("Value", justify="right", no_wrap=True)
@@ -40,7 +40,7 @@ def console_table(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = 
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("Unscored", overflow="fold")
     table.add_column("Better", no_wrap=True)
-    table.add_column("Judge", overflow="fold")
+    table.add_column("Judge", overflow="fold", min_width=9)
     for group in page.groups:
         for place, line in enumerate(group.lines):
             reading, first = line.reading, place == 0
