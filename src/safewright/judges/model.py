@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import threading
 from collections.abc import Mapping, Sequence
@@ -58,6 +57,8 @@ class JudgeModel:
 
     async def generate(self, chats: Sequence[Chat]) -> list[Generation]:
         """One generation per chat, in order."""
+        import asyncio  # listing the judges does not need it
+
         return await asyncio.to_thread(self._generate, list(chats))
 
     def _generate(self, chats: Sequence[Chat]) -> list[Generation]:
