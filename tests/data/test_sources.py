@@ -98,7 +98,7 @@ def test_no_data() -> None:
 def test_no_data_falls_back_to_the_preset_of_the_role(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
-        "safewright.data.hub.load_preset", lambda name, **kwargs: asked.append((name, kwargs))
+        "safewright.data.sources.load_preset", lambda name, **kwargs: asked.append((name, kwargs))
     )
     for role in ("harm", "benign", "utility"):
         load_data(None, role, limit=3, seed=4)

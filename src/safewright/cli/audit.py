@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from safewright.cli import console, options, running
-from safewright.measures.driver import MAX_UNSCORED
+from safewright.measures import MAX_UNSCORED
 from safewright.runs import to_json
 from safewright.types import Scorecard
 

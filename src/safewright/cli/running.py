@@ -10,7 +10,7 @@ from pathlib import Path
 from safewright.cli import console
 from safewright.compose.folders import load_records
 from safewright.errors import TooManyUnscored
-from safewright.measures.driver import unscored_share
+from safewright.measures import unscored_share
 from safewright.models.estimate import Estimate
 from safewright.types import Scorecard
 

@@ -11,8 +11,8 @@ from safewright import catalog
 from safewright.compose.folders import load_records
 from safewright.data import LoadedData, load_data
 from safewright.errors import BadInput, Missing, nearest
-from safewright.measures import MeasurePlan, plan_measure, run_measure
-from safewright.measures.driver import MAX_UNSCORED, Progress
+from safewright.measures import MAX_UNSCORED, MeasurePlan, plan_measure, run_measure
+from safewright.measures.driver import Progress
 from safewright.models import Deferred, EngineOptions, resolve
 from safewright.models.estimate import Estimate
 from safewright.runs import open_run

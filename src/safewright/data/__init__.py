@@ -6,9 +6,10 @@ Importing it costs nothing: readers of parquet and of the hub are imported when 
 from safewright.data.hub import fetch_preset, load_from, load_preset
 from safewright.data.language import detect
 from safewright.data.load import load_rows
+from safewright.data.loaded import LoadedData, sample
 from safewright.data.presets import DEFAULTS, PRESETS, Preset, find_preset
 from safewright.data.rows import content_digest, rows_digest, write_rows
-from safewright.data.sources import LoadedData, load_data, sample
+from safewright.data.sources import load_data
 from safewright.data.splits import Overlap, normalise, overlap, require_disjoint, split
 
 __all__ = [

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safewright.data.loaded import LoadedData, check_limit, sample
 from safewright.data.presets import Preset, Record, find_preset, preset_rows
 from safewright.data.rows import rows_digest
-from safewright.data.sources import LoadedData, check_limit, sample
 from safewright.errors import BadInput, Incomplete, Missing, SafewrightError, need_extra
 
 PROBE_SECONDS = 5.0

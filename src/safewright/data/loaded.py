@@ -1,0 +1,78 @@
+"""Rows with their provenance, and the sample a limit takes of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from safewright.errors import BadInput
+from safewright.types import Row
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Rows and where they come from.
+
+    ``digest`` is over the rows as they are used; ``total`` counts the rows before a limit. ``pinned`` is
+    False only for a preset without a revision of its own: a file or rows at hand are what their digest
+    says.
+    """
+
+    rows: tuple[Row, ...]
+    digest: str
+    source: str
+    kind: Literal["file", "preset", "rows"]
+    name: str = ""
+    role: str = ""
+    revision: str | None = None
+    pinned: bool = True
+    licence: str | None = None
+    total: int = 0
+    notes: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """What a scorecard says about its data."""
+        said: dict[str, Any] = {
+            "source": self.source,
+            "kind": self.kind,
+            "digest": self.digest,
+            "rows": len(self.rows),
+            "of": self.total,
+        }
+        if self.kind == "preset":
+            said |= {
+                "preset": self.name,
+                "revision": self.revision or "none (local folder)",
+                "pinned": self.pinned,
+                "licence": self.licence,
+            }
+        if self.notes:
+            said["notes"] = list(self.notes)
+        return said
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise BadInput, naming ``--limit``, unless it is None or at least one."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise BadInput(
+            f"--limit is {limit!r}.",
+            why="A measure over no rows says nothing.",
+            fix="Give a number of rows of at least 1, or leave --limit out for all of them.",
+        )
+
+
+def sample(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:
+    """At most ``limit`` rows, in their order; which ones depends on ``seed`` and their ids only.
+
+    A row that is chosen among some rows is also chosen among fewer of them, and under a larger limit.
+
+    Raises:
+        BadInput: The limit is below one.
+    """
+    check_limit(limit)
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    ranks = [(hashlib.sha256(f"{seed}\0{row.id}".encode()).digest(), i) for i, row in enumerate(rows)]
+    return [rows[i] for i in sorted(i for _, i in sorted(ranks)[:limit])]
