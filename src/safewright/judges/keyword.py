@@ -136,16 +136,17 @@ def _committed_quality() -> dict[str, Any]:
 def language_of(item: JudgeItem) -> str:
     """The language an answer is judged in: the item's, or what its text looks like.
 
-    A row marked English or Chinese may be answered in the other one; the answer's script decides then.
+    A row marked English or Chinese may be answered in another language; what the answer looks like decides
+    then, so that a refusal nobody has rules for is never taken for compliance.
     """
     from safewright.data.language import detect
 
     named = (item.lang or "").replace("_", "-").partition("-")[0].lower()
+    found = detect(item.answer[:READ])
     if named in LANGUAGES:
-        return script_language(item.answer) or named
+        return found if found != "und" else script_language(item.answer) or named
     if named and named != "und":
         return named
-    found = detect(item.answer)
     return detect(item.question) if found == "und" else found
 
 
