@@ -68,7 +68,12 @@ def measure(
     command = running.command_line()
     with console.progress() as progress:
         card = run_measure(
-            plan, run=folder, overwrite=overwrite, notes={"command": command}, progress=progress
+            plan,
+            run=folder,
+            overwrite=overwrite,
+            notes={"command": command},
+            max_unscored=max_unscored,
+            progress=progress,
         )
     cards = [(card, load_records(folder))]
     write_text(folder / "report.html", render_page(f"{name}: {model}", cards, command=command))

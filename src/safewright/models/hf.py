@@ -46,7 +46,9 @@ def open_folder(ref: ModelRef, *, device: str = "auto", batch_size: int | None =
     else:
         model = _base_model(ref, device)
         source = local_folder(ref)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        source, local_files_only=True, trust_remote_code=False
+    )
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return HfModel(model, tokenizer, dataclasses.replace(ref, dtype=dtype), batch_size or DEFAULT_BATCH)
 
@@ -63,6 +65,7 @@ def _base_model(ref: ModelRef, device: str) -> Any:
         dtype=ref.dtype if ref.dtype == "auto" else getattr(torch, ref.dtype),
         device_map="auto" if spread else None,
         local_files_only=True,
+        trust_remote_code=False,  # a model folder's own code is never run
         output_loading_info=True,
     )
     model, info = loaded
