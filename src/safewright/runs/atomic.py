@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -11,9 +12,10 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
-from safewright.errors import BadInput
+from safewright.errors import BadInput, Incomplete
 
 T = TypeVar("T")
 
@@ -45,9 +47,22 @@ def to_json(obj: Any) -> Any:
 def dump_json(obj: Any, *, canonical: bool = False) -> str:
     """JSON text: readable (indented), or ``canonical`` (sorted keys, one line) for digests."""
     plain = to_json(obj)
+    text = _dump(plain, canonical, plain_unicode=True)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        # Half of a surrogate pair (a server may send one) has no UTF-8 form, but an escape in JSON.
+        text = _dump(plain, canonical, plain_unicode=False)
+    return text
+
+
+def _dump(plain: Any, canonical: bool, *, plain_unicode: bool) -> str:
+    ascii_only = not plain_unicode
     if canonical:
-        return json.dumps(plain, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return json.dumps(plain, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+        return json.dumps(
+            plain, ensure_ascii=ascii_only, sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+    return json.dumps(plain, ensure_ascii=ascii_only, indent=2, allow_nan=False) + "\n"
 
 
 def from_json(kind: type[T], plain: Any) -> T:
@@ -84,7 +99,10 @@ def _read(kind: Any, plain: Any, where: str) -> Any:
     if kind is float:
         if isinstance(plain, bool) or not isinstance(plain, (int, float)):
             raise BadInput(f"{where} is {plain!r}, not a number.")
-        return float(plain)
+        try:
+            return float(plain)
+        except OverflowError as error:
+            raise BadInput(f"{where} is too large a number.") from error
     if kind in (str, int, bool):
         if kind is int and isinstance(plain, bool):
             raise BadInput(f"{where} is {plain!r}, not an integer.")
@@ -119,9 +137,19 @@ def _read_dataclass(kind: type, plain: Any, where: str) -> Any:
 def write_bytes(path: Path | str, data: bytes) -> None:
     """Put ``data`` at ``path`` at once: temporary file, fsync, rename.
 
-    A reader, or the next run after a kill, sees the old content or the new, never a part.
+    A reader, or the next run after a kill, sees the old content or the new, never a part. A kill may
+    leave the temporary file, ``.NAME.XXXXXXXX.part``; `open_run` removes those of a run.
+
+    Raises:
+        BadInput: There may not be written at ``path``, or something stands in the way.
+        Incomplete: The disk is full, or a quota is reached.
     """
-    target = Path(path)
+    target = checked_path(path)
+    with disk_errors(target):
+        _replace(target, data)
+
+
+def _replace(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     try:
@@ -138,8 +166,8 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Put UTF-8 ``text`` at ``path`` at once; see `write_bytes`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Put UTF-8 ``text`` at ``path`` at once; see `write_bytes`. Halves of surrogate pairs are escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path | str, obj: Any) -> None:
@@ -160,3 +188,71 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def checked_path(path: Path | str) -> Path:
+    """The path, unless no file system could hold it.
+
+    Raises:
+        BadInput: It holds a NUL, or is not text that has a file name's bytes.
+    """
+    try:
+        name = os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{str(path)!r} is not a path: it is not UTF-8.", fix="Choose another name."
+        ) from error
+    if b"\0" in name:
+        raise BadInput(f"{str(path)!r} is not a path: it holds a NUL.", fix="Choose another name.")
+    return Path(path)
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when there is no room: the same command goes on later."""
+
+CLOSED = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EEXIST,
+        errno.ENOTEMPTY,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.ENOENT,
+    }
+)
+"""What the system says when the place itself is wrong: not ours to write, or no place for a file."""
+
+
+class disk_errors:  # noqa: N801 - reads as a statement: "with disk_errors(place):"
+    """Turns what the system says about writing at ``place`` into our errors; others pass unchanged.
+
+    A full disk or a reached quota is `Incomplete`; a place that cannot be written is `BadInput`.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in FULL:
+            raise Incomplete(
+                f"No space left while writing to {self.place} ({error.strerror}).",
+                why="Everything written before is kept.",
+                fix="Free some space and give the same command again: it goes on from here.",
+            ) from error
+        if error.errno in CLOSED:
+            raise BadInput(
+                f"{self.place} cannot be written ({error.strerror}).",
+                why="Results have to be kept before they are shown.",
+                fix="Choose a place that you may write to, for example with --out.",
+            ) from error

@@ -26,7 +26,7 @@ def single_flight(path: Path, build: Callable[[Path], None]) -> Path:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     # The kernel drops the lock when its holder dies, so a killed build never blocks the next one.
-    with open(path.parent / f".{path.name}.lock", "w") as lock:
+    with open(path.parent / f".{path.name}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return path

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
-from safewright.errors import BadInput, Incomplete
-from safewright.runs.atomic import dump_json, to_json, write_json, write_text
+from safewright.errors import BadInput
+from safewright.runs import folder as folders
+from safewright.runs.atomic import checked_path, disk_errors, dump_json, to_json, write_json, write_text
 from safewright.runs.digests import digest_json
 
-NOTES = frozenset({"command", "created", "estimate"})
+__all__ = ["NOTES", "Run", "disk_errors", "open_run", "plan_digest"]
+
+NOTES = frozenset({"command", "created", "estimate", folders.MARK})
 """Keys of a plan that describe it without deciding its results; two plans may differ in them."""
 
 
@@ -36,66 +36,41 @@ def open_run(
         plan: Everything that decides the results (configuration, seeds, digests of models and data,
             versions, device), plus the `NOTES`.
         resume: Whether a folder with the same plan is taken up; otherwise it must be empty.
-        overwrite: Whether a run that stands in the way is deleted. A folder that is not a run never is.
+        overwrite: Whether a run that stands in the way is deleted. Only what a run makes is deleted
+            (`safewright.runs.folder`); a folder that is not a run, or that holds anything else besides
+            one, is refused as it is.
 
     Raises:
-        BadInput: The folder holds another plan, or something that is not a run, or is in use.
+        BadInput: The folder holds another plan, or something that is not a run, is in use, or cannot be
+            written.
+        Incomplete: The disk is full.
     """
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise BadInput(f"{path} is a file.", fix="Name a folder with --out.")
-    path.mkdir(parents=True, exist_ok=True)
-    lock = _lock(path)
-    try:
-        found = _read_plan(path)
-        if found is not None and not overwrite:
-            _require_same(path, found, plan, resume)
-        elif found is not None:
-            _clear(path)
-        elif any(entry.name != LOCK for entry in path.iterdir()):
-            raise BadInput(
-                f"{path} is not empty and holds no run.",
-                why="Its content would be mixed with results.",
-                fix="Choose another folder with --out.",
-            )
-        if found is None or overwrite:
-            write_json(path / "plan.json", plan)
-    except BaseException:
-        lock.close()
-        raise
+    path = checked_path(folder)
+    with disk_errors(path):
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{path} is a file.", fix="Name a folder with --out.")
+        folders.examine(path, overwrite=overwrite)  # before anything is created in it
+        path.mkdir(parents=True, exist_ok=True)
+        lock = folders.hold(path)
+        try:
+            _begin(path, plan, resume, overwrite)
+        except BaseException:
+            lock.close()
+            raise
     return Run(path, plan, lock)
 
 
-LOCK = ".lock"
-
-
-def _lock(path: Path) -> Any:
-    lock = open(path / LOCK, "w")  # noqa: SIM115 - held until the run is closed
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
-        raise BadInput(
-            f"{path} is in use by another process.",
-            why="Two writers would mix their answers.",
-            fix="Wait for it, or choose another folder with --out.",
-        ) from error
-    return lock
-
-
-def _read_plan(path: Path) -> dict[str, Any] | None:
-    file = path / "plan.json"
-    if not file.exists():
-        return None
-    try:
-        plan = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{file} is damaged: {error}.", fix="Use --overwrite or another --out.") from error
-    if not isinstance(plan, dict):
-        raise BadInput(f"{file} is not a plan.", fix="Choose another folder with --out.")
-    return plan
+def _begin(path: Path, plan: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+    """Make the locked folder one of this plan."""
+    there, found = folders.examine(path, overwrite=overwrite)
+    if there and not overwrite:
+        _require_same(path, found or {}, plan, resume)
+        folders.sweep(path)
+        return
+    if there:
+        folders.clear(path)
+    folders.sweep(path)
+    write_json(path / folders.PLAN, folders.marked(plan))
 
 
 def _require_same(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any], resume: bool) -> None:
@@ -115,24 +90,15 @@ def _require_same(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any],
         )
 
 
-def _clear(path: Path) -> None:
-    for entry in path.iterdir():
-        if entry.name == LOCK:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
-
-
 class Run:
     """An open run folder. Use `open_run`; close it, or use it as a context manager."""
 
-    def __init__(self, folder: Path, plan: Mapping[str, Any], lock: Any) -> None:
+    def __init__(self, folder: Path, plan: Mapping[str, Any], lock: BinaryIO) -> None:
         self.dir = folder
         self.plan = plan
         self._lock = lock
         self._streams: dict[str, int] = {}
+        self._made = set(folders.made(folder))
 
     def append(self, stream: str, row: Mapping[str, Any]) -> None:
         """Add a row to the journal ``stream``.
@@ -153,14 +119,18 @@ class Run:
                 written = os.write(handle, line)
                 while written < len(line):
                     written += os.write(handle, line[written:])
-            except OSError:
+            except BaseException:
                 # Half a row must not become the head of the next one.
                 os.ftruncate(handle, start)
                 os.lseek(handle, start, os.SEEK_SET)
                 raise
 
-    def rows(self, stream: str) -> list[dict[str, Any]]:
+    def rows(self, stream: str, fields: Collection[str] = ()) -> list[dict[str, Any]]:
         """All whole rows of a journal, oldest first.
+
+        Args:
+            stream: Its name.
+            fields: What every row must have.
 
         Raises:
             BadInput: A row other than a torn last one is damaged.
@@ -172,12 +142,7 @@ class Run:
         lines = file.read_bytes().split(b"\n")
         # What follows the last newline was torn by a kill or a full disk: it was never acknowledged.
         for number, line in enumerate(lines[:-1], start=1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise BadInput(
-                    f"{file} line {number} is damaged: {error}.", fix="Use --overwrite to start the run anew."
-                ) from error
+            rows.append(_object(line, fields, f"{file} line {number}"))
         return rows
 
     def step(self, key: Mapping[str, Any], work: Callable[[], Any]) -> Any:
@@ -186,14 +151,42 @@ class Run:
         Args:
             key: Everything the result depends on (digests, options); its digest names the file.
             work: Computes a result that `to_json` accepts.
+
+        Raises:
+            BadInput: The file of a finished step is damaged.
         """
-        file = self.dir / "steps" / f"{digest_json(key).removeprefix('sha256:')}.json"
+        file = self.dir / folders.STEPS / f"{digest_json(key).removeprefix('sha256:')}.json"
         if file.exists():
-            return json.loads(file.read_text("utf-8"))["result"]
+            return _object(file.read_bytes(), ("result",), str(file))["result"]
         result = to_json(work())
-        with disk_errors(self.dir):
-            write_json(file, {"key": to_json(key), "result": result})
+        write_json(file, {"key": to_json(key), "result": result})
         return result
+
+    def own(self, *names: str) -> Path:
+        """Register files or folders that are about to be written inside the run's folder; the last one's path.
+
+        Overwriting the run deletes them, folders with all that is in them. What is not registered, not
+        written by `write` and not a run itself counts as somebody else's, and the run is not overwritten.
+
+        Raises:
+            BadInput: A name is taken by something the run did not make.
+        """
+        path = self.dir
+        for name in names:
+            if not name or Path(name).name != name or name in _RESERVED:
+                raise ValueError(f"{name!r} is not the plain name of a result")
+            path = self.dir / name
+            if name in folders.FILES or name in self._made:
+                continue
+            if os.path.lexists(path):
+                raise BadInput(
+                    f"{path} is already there, and this run did not make it.",
+                    why="A result would replace it.",
+                    fix="Move it elsewhere, or choose another folder with --out.",
+                )
+            self.append(folders.MADE, {"name": name})
+            self._made.add(name)
+        return path
 
     def event(self, kind: str, **facts: Any) -> None:
         """Note that something happened, with the time; events never decide results."""
@@ -202,11 +195,11 @@ class Run:
     def write(self, name: str, obj: Any) -> Path:
         """Write ``name`` inside the folder at once: text as it is, anything else as JSON."""
         path = self.dir / name
-        with disk_errors(self.dir):
-            if isinstance(obj, str):
-                write_text(path, obj)
-            else:
-                write_json(path, obj)
+        self.own(Path(name).parts[0])
+        if isinstance(obj, str):
+            write_text(path, obj)
+        else:
+            write_json(path, obj)
         return path
 
     def close(self) -> None:
@@ -227,7 +220,7 @@ class Run:
         self.close()
 
     def _file(self, stream: str) -> Path:
-        return self.dir / "journal" / f"{stream}.jsonl"
+        return self.dir / folders.JOURNAL / f"{stream}.jsonl"
 
     def _open_stream(self, stream: str) -> int:
         file = self._file(stream)
@@ -238,6 +231,24 @@ class Run:
             os.ftruncate(handle, os.lseek(handle, 0, os.SEEK_CUR))
         self._streams[stream] = handle
         return handle
+
+
+_RESERVED = frozenset({".", "..", folders.PLAN, folders.LOCK, folders.JOURNAL, folders.STEPS})
+
+
+def _object(text: bytes, fields: Collection[str], where: str) -> dict[str, Any]:
+    """The JSON object in ``text``, with all ``fields``."""
+    damage = "it is not an object"
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        damage, found = str(error), None
+    if isinstance(found, dict):
+        lacking = [field for field in fields if field not in found]
+        if not lacking:
+            return found
+        damage = f"it lacks {lacking[0]!r}"
+    raise BadInput(f"{where} is damaged: {damage}.", fix="Use --overwrite to start the run anew.")
 
 
 def _whole_length(handle: int) -> int:
@@ -251,25 +262,3 @@ def _whole_length(handle: int) -> int:
             return start + cut + 1
         end = start
     return 0
-
-
-class disk_errors:  # noqa: N801 - reads as a statement: "with disk_errors(folder):"
-    """Turns a full disk or a reached quota into `Incomplete`; other errors pass unchanged."""
-
-    FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError) and error.errno in self.FULL:
-            raise Incomplete(
-                f"No space left while writing to {self.folder} ({error.strerror}).",
-                why="Everything written before is kept.",
-                fix="Free some space and give the same command again: it goes on from here.",
-            ) from error
