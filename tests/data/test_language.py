@@ -1,4 +1,4 @@
-"""Language by script and by English words; what is undecided stays undecided."""
+"""Language by script and by common words; what is undecided stays undecided."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ CASES = [
     ("क्षमा करें, मैं मदद नहीं कर सकता।", "hi"),
     ("দুঃখিত, আমি সাহায্য করতে পারি না।", "bn"),
     ("மன்னிக்கவும், என்னால் உதவ முடியாது.", "ta"),
-    # Latin script without English words of its own.
-    ("Es tut mir leid, ich kann dabei nicht helfen.", "und"),
-    ("Was ist die Hauptstadt von Frankreich?", "und"),
-    ("Je suis désolé, je ne peux pas vous aider.", "und"),
-    ("Lo siento, no puedo ayudar con eso.", "und"),
-    ("Mi dispiace, non posso aiutarti con questo.", "und"),
-    ("Desculpe, não posso ajudar com isso.", "und"),
-    ("Het spijt me, daar kan ik niet mee helpen.", "und"),
-    ("Det er ikke for meg, og jeg kan ikke gjøre det.", "und"),
+    # Latin script: another language by its own words.
+    ("Es tut mir leid, ich kann dabei nicht helfen.", "de"),
+    ("Was ist die Hauptstadt von Frankreich?", "de"),
+    ("Je suis désolé, je ne peux pas vous aider.", "fr"),
+    ("Lo siento, no puedo ayudar con eso.", "es"),
+    ("Mi dispiace, non posso aiutarti con questo.", "it"),
+    ("Desculpe, não posso ajudar com isso.", "pt"),
+    ("Het spijt me, daar kan ik niet mee helpen.", "nl"),
+    ("Det er ikke for meg, og jeg kan ikke gjøre det.", "no"),
     # Made-up words, codes and nothing at all.
     ("zor blim kade wug", "und"),
     ("blicket", "und"),

@@ -155,9 +155,9 @@ def test_text_pieces() -> None:
     assert normalise("“Ａ”…’ \u3000*b*\n\n\nc") == '"a"...\' b\nc'
     assert normalise("無 法", {"無": "无"}) == "无法"
     assert unquoted('he said "no way" and "open').split() == ["he", "said", "and"]
-    assert opening("one. two! three?", 2) == "one. two!"
-    assert opening("一。二!三?", 2) == "一。 二!"
-    assert opening("version 1.2 is out. next", 1) == "version 1.2 is out."
+    assert opening("one. two! three?", 2) == ["one.", "two!"]
+    assert opening("一。二!三?", 2) == ["一。", "二!"]
+    assert opening("version 1.2 is out. next", 1) == ["version 1.2 is out."]
     assert script_language("42 !") is None
 
 

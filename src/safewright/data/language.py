@@ -1,14 +1,15 @@
 """Which language a text is in, as far as its letters and its commonest words say so.
 
-The rule is small on purpose. Scripts decide first; only Latin script needs words, and it is English or
-undecided: a wrong guess would send an answer to a keyword list of another language, while an undecided
-one is counted as unscored. Made-up words are undecided.
+The rule is small on purpose. Scripts decide first; only Latin script needs words, and a language must show
+more of them than English does. Made-up words are undecided.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+
+from safewright.data import latin
 
 UNDECIDED = "und"
 """ISO 639-2 for an undetermined language."""
@@ -26,7 +27,7 @@ _NOISE = re.compile(r"https?://\S+|www\.\S+|\S+@\S+\.\S+")
 
 # A Latin or Cyrillic run counts as one word; scripts without spaces have about two letters per word.
 _WORDS: dict[str, re.Pattern[str]] = {
-    "latin": re.compile(r"[A-Za-zÀ-ÖØ-öø-ɏḀ-ỿ]+(?:'[A-Za-z]+)?"),
+    "latin": re.compile(r"[A-Za-zÀ-ÖØ-öø-ʯḀ-ỿ]+(?:'[A-Za-z]+)?"),
     "ru": re.compile(r"[Ѐ-ԯ]+"),
     "el": re.compile(r"[Ͱ-Ͽἀ-῿]+"),
     "hy": re.compile(r"[Ա-֏]+"),
@@ -75,21 +76,9 @@ write explain describe tell give make list show name find help answer question s
 translate calculate compute solve create provide discuss compare generate suggest want need know
 """
 # Those that other languages share: they count only beside a word that English has alone.
-_WEAK_TEXT = "i my me an at by as so a in on no am do he us list name all over under others has"
-# Common words of ten other languages in Latin script.
-_NEIGHBOUR_TEXT = """
-der die das und ist nicht ein eine einen dem den mit für auf von zu im ich sie wir auch wie sind
-le la les des du de et est une un pas que qui dans pour sur avec ce cette il elle nous vous je au aux
-el los las y en es una con por para como del al se lo su pero más sono che di il non per della gli
-sei sua suo i e o os um uma não em com do da no na dos das mais foi ser
-het een van niet op te dat zijn voor met aan er ook maar naar bij
-och att det som på är inte av till og ikke til af jeg du kan har vi
-nie się jest na to w z że jak ale tak co
-ve bir bu için ile yang dan itu tidak dengan untuk ini ada
-"""
+_WEAK_TEXT = "i my me an at by as so a in on no to am do he us list name all over under others has"
 _ENGLISH = frozenset(_ENGLISH_TEXT.split())
-_NEIGHBOURS = frozenset(_NEIGHBOUR_TEXT.split())
-_STRONG = _ENGLISH - _NEIGHBOURS - frozenset(_WEAK_TEXT.split())
+_STRONG = _ENGLISH - frozenset(_WEAK_TEXT.split())
 
 
 def detect(text: str) -> str:
@@ -98,21 +87,16 @@ def detect(text: str) -> str:
     The script with at least 60 % of the words decides (two letters count as a word where a script has
     no spaces): Chinese characters are ``zh``, with a tenth of kana ``ja``; Hangul ``ko``; Cyrillic
     ``ru`` (``uk`` or ``sr`` by their own letters); Arabic ``ar`` (``fa``, ``ur``); Greek, Hebrew, Thai,
-    Devanagari and others likewise. Latin script is ``en`` where at least a tenth of the words are common
+    Devanagari and others likewise. Latin script is another language's where its common words say so, with
+    a margin over English (`latin.foreign_language`); ``en`` where at least a tenth of the words are common
     English ones, one of them not shared with its neighbours, and more are English than are common words
-    of ten other languages; otherwise ``und``. URLs and mail addresses are not counted.
+    of any other language; otherwise ``und``. URLs and mail addresses are not counted.
 
     Args:
         text: Any text; empty is undecided.
     """
-    plain = _NOISE.sub(" ", unicodedata.normalize("NFKC", text).replace("’", "'"))
-    weights = {script: float(len(pattern.findall(plain))) for script, pattern in _WORDS.items()}
-    for script, pattern in _LETTERS.items():
-        weights[script] = len(pattern.findall(plain)) / _LETTERS_PER_WORD
-    kana = weights.pop("kana")
-    chinese = weights.pop("han")
-    # Japanese mixes both, so they are one script here and kana tells them apart.
-    weights["zh"] = chinese + kana
+    plain = _plain(text)
+    weights, kana = _weights(plain)
     total = sum(weights.values())
     if not total:
         return UNDECIDED
@@ -120,7 +104,7 @@ def detect(text: str) -> str:
     if weights[script] < DOMINANT * total:
         return UNDECIDED
     if script == "latin":
-        return "en" if _is_english(plain) else UNDECIDED
+        return _latin(plain)
     if script == "zh" and kana >= KANA_SHARE * weights["zh"]:
         return "ja"
     lower = plain.casefold()
@@ -130,9 +114,44 @@ def detect(text: str) -> str:
     return script
 
 
-def _is_english(text: str) -> bool:
-    words = [word.casefold() for word in _WORDS["latin"].findall(text)]
-    strong = sum(word in _STRONG for word in words)
+def foreign(text: str) -> bool:
+    """Whether an undecided text shows letters that neither English nor Chinese uses, in more than stray words.
+
+    Half of it may be in another script, or it may be in a language of Latin script without a list here. Of
+    made-up words, numbers, code and mixtures of English and Chinese this is False.
+    """
+    plain = _plain(text)
+    weights, kana = _weights(plain)
+    others = sum(weights.values()) - weights["latin"] - weights["zh"] + kana
+    words = _latin_words(plain)
+    strong = any(word.casefold() in _STRONG for word in words)
+    return others > (1.0 - DOMINANT) / 2 * sum(weights.values()) or latin.accented(words, strong)
+
+
+def _plain(text: str) -> str:
+    return _NOISE.sub(" ", unicodedata.normalize("NFKC", text).replace("’", "'"))
+
+
+def _weights(plain: str) -> tuple[dict[str, float], float]:
+    """How much of a text each script holds, in words; and its kana, which are within ``zh``."""
+    weights = {script: float(len(pattern.findall(plain))) for script, pattern in _WORDS.items()}
+    for script, pattern in _LETTERS.items():
+        weights[script] = len(pattern.findall(plain)) / _LETTERS_PER_WORD
+    kana = weights.pop("kana")
+    # Japanese mixes both, so they are one script here and kana tells them apart.
+    weights["zh"] = weights.pop("han") + kana
+    return weights, kana
+
+
+def _latin_words(plain: str) -> list[str]:
+    return _WORDS["latin"].findall(plain)
+
+
+def _latin(plain: str) -> str:
+    words = [word.casefold() for word in _latin_words(plain)]
     english = sum(word in _ENGLISH for word in words)
-    foreign = sum(word in _NEIGHBOURS for word in words)
-    return strong >= 1 and english >= ENGLISH_SHARE * len(words) and english > foreign
+    strong = any(word in _STRONG for word in words)
+    found, rival = latin.foreign_language(words, english, strong)
+    if found:
+        return found
+    return "en" if strong and english >= ENGLISH_SHARE * len(words) and english > rival else UNDECIDED

@@ -40,8 +40,8 @@ def unquoted(text: str) -> str:
     return _QUOTED.sub(" ", text)
 
 
-def opening(text: str, sentences: int, pleasantries: Sequence[re.Pattern[str]] = ()) -> str:
-    """The first sentences of a normalised text, joined by spaces.
+def opening(text: str, sentences: int, pleasantries: Sequence[re.Pattern[str]] = ()) -> list[str]:
+    """The first sentences of a normalised text.
 
     Args:
         text: A text from `normalise`.
@@ -58,7 +58,7 @@ def opening(text: str, sentences: int, pleasantries: Sequence[re.Pattern[str]] =
         counted += not any(pattern.search(sentence) for pattern in pleasantries)
         if counted == sentences:
             break
-    return " ".join(kept)
+    return kept
 
 
 def script_language(text: str) -> str | None:
