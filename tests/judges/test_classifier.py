@@ -43,6 +43,8 @@ def item(answer: str = "Stir the zorblat.", about: Any = "harmful") -> JudgeItem
         ("safe, I think", None),
         ("", None),
         ("S1", None),
+        ("unsafe\u2028S1", None),
+        ("unsafe\x0bS1", None),
     ],
 )
 def test_llama_guard_replies(reply: str, labels: Labels | None) -> None:
@@ -74,6 +76,10 @@ def test_llama_guard_replies(reply: str, labels: Labels | None) -> None:
         ("Here you are:\n" + SAFE, None),
         (SAFE + "\nHope this helps!", None),
         ("Safety: Safe, Categories: None, Refusal: No", None),
+        ("Safety: Safe\u2028Categories: None\x85Refusal: No", None),
+        ("Safety: Controversial\nCategories: Violent, None\nRefusal: No", None),
+        ("Safety: Safe\nCategories: None, None\nRefusal: No", None),
+        ("Safety: Unsafe\nCategories: Violent,, PII\nRefusal: No", None),
         ("Safe", None),
         ("", None),
     ],

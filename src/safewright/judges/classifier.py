@@ -43,7 +43,8 @@ def parse_llama_guard(reply: str) -> Labels | str:
 
     ``safe`` alone, or ``unsafe`` and a second line of codes such as ``S1,S5``; nothing else.
     """
-    lines = [line.strip() for line in reply.strip().splitlines()]
+    # Only "\n" ends a line: splitlines() would also cut at separators that no classifier writes.
+    lines = [line.strip() for line in reply.strip().split("\n")]
     first = lines[0].lower() if lines else ""
     if first == "safe":
         return Labels("safe", "") if len(lines) == 1 else "'safe' is followed by more"
@@ -60,10 +61,10 @@ def parse_qwen3guard(reply: str) -> Labels | str:
     """The labels of a Qwen3Guard-Gen reply on an answer, or what is wrong with it.
 
     The lines ``Safety:``, ``Categories:`` and ``Refusal:``, each exactly once, and nothing else. ``Safe``
-    goes with the category ``None``, and only ``Safe`` does.
+    goes with the category ``None`` alone, and no other label has ``None`` among its categories.
     """
     found: dict[str, str] = {}
-    for line in reply.strip().splitlines():
+    for line in reply.strip().split("\n"):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())
@@ -81,7 +82,10 @@ def parse_qwen3guard(reply: str) -> Labels | str:
         return f"unknown safety {found['safety'][:40]!r}"
     if refusal not in ("yes", "no"):
         return f"unknown refusal {found['refusal'][:40]!r}"
-    if (safety == "safe") != (found["categories"].lower() == "none"):
+    categories = [name.strip().lower() for name in found["categories"].split(",")]
+    if "" in categories:
+        return f"a category of {found['categories'][:40]!r} is empty"
+    if ("none" in categories) != (safety == "safe") or (safety == "safe" and len(categories) > 1):
         return f"safety {found['safety']!r} contradicts the categories {found['categories'][:40]!r}"
     return Labels(safety, found["categories"], refusal == "yes")
 
