@@ -178,3 +178,12 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Missing, match=r"safewright\[models\]") as error:
         load_rows(path)
     assert error.value.exit_code == 5
+
+
+def test_a_key_that_stands_twice_is_no_row(tmp_path: Path) -> None:
+    said = complaint(put(tmp_path, "r.jsonl", GOOD + '{"prompt": "a", "id": "x", "prompt": "b"}\n'))
+    assert "line 2: the key 'prompt' stands twice" in said
+    said = complaint(
+        put(tmp_path, "r.json", '[{"messages": [{"role": "user", "role": "system", "content": "a"}]}]')
+    )
+    assert "'role' stands twice" in said

@@ -202,3 +202,11 @@ def test_meta_may_not_shadow_the_format(tmp_path: Path) -> None:
             write_rows(tmp_path / "o.jsonl", [row])
         assert error.value.exit_code == 2
         assert not (tmp_path / "o.jsonl").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"x"])
+def test_meta_must_be_json(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(BadInput, match="Row 'a' has something in its meta") as error:
+        write_rows(tmp_path / "o.jsonl", [Row("a", (user("q"),), meta={"x": value})])
+    assert error.value.exit_code == 2
+    assert not (tmp_path / "o.jsonl").exists()

@@ -36,6 +36,12 @@ def rows(*texts: str) -> list[Row]:
         ("zor_blim", "zor blim"),
         ("❤️ zor", "❤ zor"),
         ("???", " ? ? ? "),
+        ("zor\u00adblat w\u200bug", "zorblat wug"),
+        ("\ufeffzor \u202eblim\u202c", "zor blim"),
+        (
+            "\u0646\u0645\u06cc\u200c\u062a\u0648\u0627\u0646\u0645",
+            "\u0646\u0645\u06cc \u062a\u0648\u0627\u0646\u0645",
+        ),
     ],
 )
 def test_normalised_texts_are_the_same(a: str, b: str) -> None:

@@ -112,8 +112,19 @@ def _parsed(text: str, file: Path, line: int | None, fix: str) -> Any:
     def constant(name: str) -> Any:
         raise BadInput(f"{file}, line {line or 1}: {name} is not JSON.", fix="Use null for a missing number.")
 
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+            raise BadInput(
+                f"{file}, line {line or 1}: the key {twice!r} stands twice in one object.",
+                why="Which of the two values is meant cannot be told.",
+                fix="Keep one of them.",
+            )
+        return found
+
     try:
-        value = json.loads(text, parse_constant=constant)
+        value = json.loads(text, parse_constant=constant, object_pairs_hook=distinct)
         if "\\u" in text:  # an escaped half of a pair has no UTF-8 form and would fail when it is written
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except json.JSONDecodeError as error:

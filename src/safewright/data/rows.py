@@ -133,7 +133,8 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
     """Write rows as JSONL in the ``messages`` format, whole or not at all; `load_rows` reads them back.
 
     Raises:
-        BadInput: A row's meta holds a name that belongs to the format, so that it could not be read back.
+        BadInput: A row's meta holds a name that belongs to the format, so that it could not be read back, or
+            a value that JSON cannot hold.
     """
     lines = []
     for row in rows:
@@ -151,7 +152,14 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
         obj: dict[str, Any] = {"id": row.id, "messages": messages}
         if row.lang is not None:
             obj["lang"] = row.lang
-        lines.append(json.dumps({**obj, **row.meta}, ensure_ascii=False, allow_nan=False) + "\n")
+        try:
+            line = json.dumps({**obj, **row.meta}, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise BadInput(
+                f"Row {row.id!r} has something in its meta that JSON cannot hold ({error}).",
+                fix="Use null for a missing number, and text for anything else.",
+            ) from error
+        lines.append(line + "\n")
     write_text(path, "".join(lines))
 
 

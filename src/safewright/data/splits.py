@@ -37,6 +37,11 @@ _PUNCTUATION = (
 _WORD = re.compile(rf"[{_SINGLE}]|(?:(?![{_SINGLE}])[^\W_]|[{_MARKS}])+|[^\w\s{_PUNCTUATION}]")
 
 
+# Soft hyphens and marks without width: two texts that differ by them look the same. Not U+200C, which
+# Persian writes where others write a space.
+_UNSEEN = re.compile("[\u00ad\u180e\u200b\u200d-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+
+
 @dataclass(frozen=True)
 class Overlap:
     """A row of one set that another set also has: ids, the kind of match, and how many 13-grams."""
@@ -48,8 +53,8 @@ class Overlap:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text after NFKC and case folding, without punctuation and spacing."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    """The words of a text after NFKC and case folding, without punctuation, spacing and invisible marks."""
+    return _WORD.findall(unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold())
 
 
 def normalise(text: str) -> str:
