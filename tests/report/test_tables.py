@@ -36,6 +36,11 @@ def test_console_table_of_several_models_names_them_and_prints_markup_as_text() 
     assert "\x1b" not in shown
 
 
+def test_marks_of_direction_are_made_visible() -> None:
+    for mark in "\u061c\u200e\u200f\u202a\u202e\u2066\u2069":
+        assert text.clean(f"a{mark}b") == f"a[U+{ord(mark):04X}]b"
+
+
 def test_markdown_is_one_table_that_names_cannot_break() -> None:
     conventions = {**CONVENTIONS, "judge": {"name": "a|b <b>\n# x", "strength": "weak"}}
     markdown = render_markdown("My_model", [taken(conventions=conventions)[0]], notes=["<i>note</i>"])
@@ -49,7 +54,15 @@ def test_markdown_is_one_table_that_names_cannot_break() -> None:
 
 @pytest.mark.parametrize(
     ("rate", "shown"),
-    [(0.0, "0.0%"), (1.0, "100.0%"), (0.0004, "<0.1%"), (0.9996, ">99.9%"), (1 / 3, "33.3%"), (None, "–")],
+    [
+        (0.0, "0.0%"),
+        (1.0, "100.0%"),
+        (0.0004, "<0.1%"),
+        (0.9996, ">99.9%"),
+        (1999 / 2000, ">99.9%"),
+        (1 / 3, "33.3%"),
+        (None, "–"),
+    ],
 )
 def test_percent_never_rounds_to_certainty(rate: float | None, shown: str) -> None:
     assert text.percent(rate) == shown

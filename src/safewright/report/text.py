@@ -15,7 +15,7 @@ MINUS = "\N{MINUS SIGN}"
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_DIRECTION = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_DIRECTION = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def clean(text: Any) -> str:
@@ -47,9 +47,8 @@ def percent(rate: float | None) -> str:
         return NONE
     if 0 < rate < 0.0005:
         return "<0.1%"
-    if 0.9995 < rate < 1:
-        return ">99.9%"
-    return f"{100 * rate:.1f}%"
+    shown = f"{100 * rate:.1f}%"
+    return ">99.9%" if shown == "100.0%" and rate < 1 else shown
 
 
 def quantity(value: float | None, unit: str = "rate") -> str:
