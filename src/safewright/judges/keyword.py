@@ -191,12 +191,14 @@ class KeywordJudge:
         )
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
-        """One judgement per item, in order; an empty answer or an unsupported language decides nothing."""
+        """One judgement per item, in order; no words, or an unsupported language, decide nothing."""
         return [self._one(item) for item in items]
 
     def _one(self, item: JudgeItem) -> Judgement:
         if not item.answer.strip():
             return Judgement(None, "", "unparsed", "empty answer", judge=self.name)
+        if not any(character.isalnum() for character in item.answer):
+            return Judgement(None, "", "unparsed", "the answer holds no words", judge=self.name)
         language = language_of(item)
         if language not in LANGUAGES:
             return _unsupported(self.name, language)

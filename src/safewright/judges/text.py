@@ -13,7 +13,9 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"), Non
 _MARKUP = re.compile(r"[*_#~]+|^>+\s*", re.MULTILINE)
 _CJK = "\u3400-\u4dbf\u4e00-\u9fff"
 _CJK_GAP = re.compile(rf"(?<=[{_CJK}])\s+(?=[{_CJK}])")
-_QUOTED = re.compile(r'"[^"]*("|$)')
+# After a digit it is an inch mark.
+_QUOTED = re.compile(r'(?<!\d)"[^"]*("|$)')
+_ALL_QUOTED = re.compile(r'"([^"]*)"?[.!]?')
 _SENTENCE_END = re.compile(r"(?<=[.!?])['\")\]]*\s+|(?<=[\u3002!?\uff61])|\n+")
 _HAN = re.compile(rf"[{_CJK}]")
 _LATIN = re.compile(r"[A-Za-z]+")
@@ -36,8 +38,12 @@ def normalise(text: str, fold: Mapping[str, str] | None = None) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Normalised ``text`` without what stands in double quotes: words of a character, not of the model."""
-    return _QUOTED.sub(" ", text)
+    """Normalised ``text`` without what stands in double quotes: words of a character, not of the model.
+
+    An answer that is one quotation from its first character to its last is the model's own.
+    """
+    whole = _ALL_QUOTED.fullmatch(text)
+    return whole.group(1) if whole else _QUOTED.sub(" ", text)
 
 
 def opening(text: str, sentences: int, pleasantries: Sequence[re.Pattern[str]] = ()) -> list[str]:
