@@ -302,6 +302,24 @@ def test_curves_tests_cost_and_conventions_are_shown() -> None:
         assert shown in page.text
 
 
+def test_a_curve_is_in_percent_only_where_its_rate_is_on_the_card() -> None:
+    card, rows = taken()
+    for name, percent in (("loss", False), ("harmful", True)):
+        curve = Curve(name, (0.0, 1.0), (0.9, 0.2), x_unit="steps")
+        html = render_page("x", [(replace(card, curves=(curve,)), rows)])
+        plot = html[html.index('<svg class="y"') :].partition("</svg>")[0]
+        assert (">75%<" in plot, ">0.6<" in plot) == (percent, not percent), name
+
+
+@pytest.mark.parametrize("values", [(1e308, -1e308), (1e-320, 2e-320), (float("inf"), 1.0)])
+def test_absurd_numbers_do_not_cost_the_page(values: tuple[float, float]) -> None:
+    interval = Interval(min(values), max(values), method="cluster_bootstrap")
+    reading = Reading("loss", values[0], 3, 0, interval, "nats", "lower")
+    page = Page(render_page("x", [taken("fluency", "p", readings=[reading])]))
+    assert "Fluency" in page.text
+    assert any(a.get("class") == "strip" for a in page.all("svg"))
+
+
 def test_every_table_has_scopes_and_chinese_keeps_its_language() -> None:
     rows = [record(0, "refused", 0.0, question="怎样养花？", answer="多晒太阳。", lang="zh")]
     page = Page(render_page("x", [taken("over_refusal", "refused", records=rows)]))

@@ -157,13 +157,16 @@ def _strip(group: Group, line: Line, scales: Mapping[str, svg.Scale], several: b
 def _curves(cards: Sequence[Taken], names: Sequence[str], several: bool) -> list[Figure]:
     """One drawing per curve name, with every model that has it."""
     found: dict[tuple[str, str], list[tuple[str, Curve]]] = {}
+    rates: set[tuple[str, str]] = set()
     for (card, _), name in zip(cards, names, strict=True):
+        rates |= {(card.measure, reading.name) for reading in card.readings if reading.unit == "rate"}
         for curve in card.curves:
             found.setdefault((card.measure, curve.name), []).append((text.one_line(name), curve))
     figures = []
     for (measure, name), curves in found.items():
-        values = [y for _, curve in curves for y in curve.y]
-        unit = "rate" if values and all(0 <= y <= 1 for y in values) else "score"
+        # A curve names no unit: it is a rate where the scorecard has a rate of that name. A loss may
+        # lie between 0 and 1 as well, and is no percentage.
+        unit = "rate" if (measure, name) in rates else "score"
         figures.append(
             svg.curve_figure(
                 f"{text.title_of(measure)}: {text.one_line(name).replace('_', ' ')}", curves, unit=unit

@@ -49,12 +49,14 @@ RATE_SCALE = Scale(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
 
 def scale_over(values: Sequence[float], *, zero: bool = False) -> Scale:
     """A scale with three to six round ticks that holds all finite values, and zero where asked."""
-    finite = [v for v in values if math.isfinite(v)] or [0.0]
+    # Beyond 1e300 differences overflow, and no drawing shows more than "off the scale".
+    finite = [v for v in values if math.isfinite(v) and abs(v) < 1e300] or [0.0]
     low, high = min(finite), max(finite)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    if low == high:
-        low, high = low - abs(low or 1) / 2, high + abs(high or 1) / 2
+    if high - low < 1e-300:
+        around = abs(low) if abs(low) > 1e-300 else 1.0
+        low, high = low - around / 2, high + around / 2
     raw = (high - low) / 4
     step = 10 ** math.floor(math.log10(raw))
     step *= next(m for m in (1, 2, 2.5, 5, 10) if m * step >= raw * (1 - 1e-9))
