@@ -24,6 +24,7 @@ from safewright.models._http import (
     read_reply,
 )
 from safewright.models.chat import THINK
+from safewright.models.recipes import checked
 from safewright.runs import digest_json, run_sync
 from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 
@@ -277,6 +278,7 @@ class Endpoint:
             Missing: The server answered nothing at all (or httpx is not installed).
             BadInput: The server refused everything: the key, the model's name, an option.
         """
+        how = checked(how)
         todo = [index for index in range(len(chats)) if index not in done]
         if not todo:
             return

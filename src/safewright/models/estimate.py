@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safewright.models.references import local_folder, resolve, tensors, weight_files
+from safewright.models.references import base_folder, local_folder
+from safewright.models.weights import read_json, tensors, weight_files
 from safewright.types import Chat, ModelRef
 
 STEP_SECONDS_PER_LAYER = 3e-4
@@ -42,10 +42,9 @@ def estimate(
     processor's, whichever is slower; both speeds are measured here in a few milliseconds.
     """
     prompt = sum(sum(_tokens(message["content"]) for message in chat) for chat in chats)
-    if ref.kind == "served":
-        return Estimate(
-            len(chats), prompt, len(chats) * new_tokens, 0, None, "the server decides how long it takes"
-        )
+    if ref.kind not in ("hf", "adapter"):
+        who = "the server decides how long it takes" if ref.kind == "served" else "already in memory"
+        return Estimate(len(chats), prompt, len(chats) * new_tokens, 0, None, who)
     parameters, saved = _weights(ref)
     shape = _shape(ref)
     width = DTYPE_BYTES.get(ref.dtype, 0)
@@ -83,9 +82,9 @@ def _tokens(text: str) -> int:
 def _weights(ref: ModelRef) -> tuple[int, int]:
     """Parameters and bytes of a model's saved tensors, an adapter's with its base's."""
     parameters = size = 0
-    folders = [local_folder(ref)] if ref.kind != "live" else []
+    folders = [local_folder(ref)]
     if ref.kind == "adapter":
-        folders.append(local_folder(resolve(ref.base or "")))
+        folders.append(base_folder(ref))
     for folder in folders:
         for file in weight_files(folder):
             if file.suffix != ".safetensors":
@@ -102,18 +101,22 @@ def _weights(ref: ModelRef) -> tuple[int, int]:
 
 
 def _shape(ref: ModelRef) -> dict[str, int]:
-    """Layers, width of keys, and vocabulary of a model's configuration."""
-    if ref.kind == "adapter":
-        return _shape(resolve(ref.base or ""))
-    config: dict[str, Any] = json.loads((local_folder(ref) / "config.json").read_text("utf-8"))
-    config = {**config, **config.get("text_config", {})}
-    heads = config.get("num_attention_heads") or config.get("n_head") or 1
-    hidden = config.get("hidden_size") or config.get("n_embd") or 0
-    head = config.get("head_dim") or hidden // heads
+    """Layers, width of keys, and vocabulary of a model's configuration; rough where it does not say."""
+    folder = base_folder(ref) if ref.kind == "adapter" else local_folder(ref)
+    config = read_json(folder / "config.json")
+    text = config.get("text_config")
+    config = {**config, **(text if isinstance(text, dict) else {})}
+
+    def count(*names: str, default: int = 0) -> int:
+        found = (config.get(name) for name in names)
+        return next((value for value in found if type(value) is int and value > 0), default)
+
+    heads = count("num_attention_heads", "n_head", default=1)
+    head = count("head_dim", default=count("hidden_size", "n_embd") // heads)
     return {
-        "layers": config.get("num_hidden_layers") or config.get("n_layer") or 1,
-        "kv_width": head * (config.get("num_key_value_heads") or heads),
-        "vocabulary": config.get("vocab_size", 0),
+        "layers": count("num_hidden_layers", "n_layer", default=1),
+        "kv_width": head * count("num_key_value_heads", default=heads),
+        "vocabulary": count("vocab_size"),
     }
 
 
