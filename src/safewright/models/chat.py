@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from safewright.errors import BadInput
-from safewright.types import Chat
+from safewright.types import Chat, Message
 
 THINK = {"open": "<think>", "close": "</think>"}
 """The markers most reasoning models use, assumed where nothing else is declared."""
@@ -20,26 +20,61 @@ def render(tokenizer: Any, chat: Chat) -> str:
     Raises:
         BadInput: The template refuses the conversation (for example a system turn it does not know).
     """
-    messages = [dict(message) for message in chat]
+    messages = _messages(chat)
     if not tokenizer.chat_template:
         return "\n".join(message["content"] for message in messages)
-    import jinja2
-
     try:
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except jinja2.TemplateError as error:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template is the model's own program, and raises what it likes
         roles = ", ".join(message["role"] for message in messages)
         raise BadInput(
-            f"The model's chat template refuses a conversation of the turns {roles}: {error}.",
+            f"The model's chat template refuses a conversation of the turns {roles}: "
+            f"{type(error).__name__}: {error}.",
             fix="Change the rows (many templates want user and assistant in turn), or the template.",
         ) from error
-    return text
+    return str(text)
+
+
+def _messages(chat: Chat) -> list[dict[str, Any]]:
+    """A conversation's turns as a template takes them."""
+    messages = [dict(message) for message in chat if isinstance(message, Mapping)]
+    for message in messages:
+        if not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise BadInput(
+                f"A turn of a conversation is {message!r:.200}.", fix="It needs role and content, both text."
+            )
+    if isinstance(chat, str) or len(messages) != len(chat):
+        raise BadInput(f"A conversation is {chat!r:.200}.", fix='Write [{"role": "user", "content": TEXT}].')
+    return messages
+
+
+def with_system(prompt: tuple[Message, ...], system: str | None) -> tuple[Message, ...]:
+    """A conversation under another system prompt; unchanged where ``system`` is None."""
+    if system is None:
+        return prompt
+    turns = tuple(message for message in prompt if message["role"] != "system")
+    return ({"role": "system", "content": system}, *turns)
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:
     """A rendered prompt's token ids. Templates write special tokens themselves: none is added twice."""
-    ids: list[int] = tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
-    return ids
+    return token_ids(tokenizer, text, special=not tokenizer.chat_template)
+
+
+def token_ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    """A text's token ids, with or without the tokens that a tokenizer puts around texts.
+
+    Raises:
+        BadInput: The text cannot be written as UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"A text holds half a character (a lone surrogate) at place {error.start}.",
+            fix="Mend the row: it was cut inside a character, or escaped wrongly.",
+        ) from error
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
 def encode(tokenizer: Any, chat: Chat) -> list[int]:
