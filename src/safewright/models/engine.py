@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from safewright.errors import BadInput, nearest
-from safewright.models.references import resolve
+from safewright.models.recipes import check_decoding
+from safewright.models.references import check_dtype, resolve
 from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise BadInput(f"Unknown engine {self.engine!r}.", fix=nearest(self.engine, ENGINES))
-        if self.batch_size is not None and self.batch_size < 1:
-            raise BadInput(f"--batch-size is {self.batch_size}.", fix="It must be at least 1.")
-        if self.timeout is not None and not self.timeout > 0:
-            raise BadInput(f"--timeout is {self.timeout}.", fix="It must be more than 0 seconds.")
+        check_dtype(self.dtype)
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise BadInput(f"--batch-size is {self.batch_size}.", fix="It must be a whole number from 1.")
+        if self.timeout is not None and not 0 < self.timeout < float("inf"):
+            raise BadInput(f"--timeout is {self.timeout}.", fix="It must be a number of seconds above 0.")
 
 
 class Loaded(Protocol):
@@ -119,11 +121,21 @@ def load(
         raise BadInput(f"Unknown need {unknown[0]!r}.", fix=nearest(unknown[0], NEEDS))
     how = EngineOptions(engine, device, dtype, batch_size, timeout)
     if not isinstance(ref, (str, Path, ModelRef)):
-        from safewright.models.hf import live
+        from safewright.models.opening import live
 
+        if (engine, device, dtype) not in ((name, "auto", "auto") for name in ("auto", "hf")):
+            raise BadInput(
+                "A live model is run as it is and where it is.",
+                fix="Leave out engine, device and dtype, or move the model first: model.to(device).",
+            )
         loaded: Loaded = live(ref, tokenizer, batch_size=batch_size)
         return _able(loaded, need)
-    known = ref if isinstance(ref, ModelRef) else resolve(ref, dtype=dtype)
+    if tokenizer is not None:
+        raise BadInput("A tokenizer was given with a model that brings its own.", fix="Leave out tokenizer.")
+    if not isinstance(ref, ModelRef):
+        known = resolve(ref, dtype=dtype)
+    else:
+        known = ref if dtype == "auto" else dataclasses.replace(ref, dtype=dtype)
     natural = "endpoint" if known.kind == "served" else "hf"
     if how.engine not in ("auto", natural):
         raise BadInput(
@@ -137,7 +149,7 @@ def load(
             known, concurrency=batch_size or DEFAULT_CONCURRENCY, timeout=timeout or DEFAULT_TIMEOUT
         )
         return _able(served, need)
-    from safewright.models.hf import open_folder
+    from safewright.models.opening import open_folder
 
     return _able(open_folder(known, device=device, batch_size=batch_size), need)
 
@@ -196,6 +208,10 @@ def _able(loaded: Loaded, need: frozenset[str]) -> Loaded:
 
 
 def with_recipe(how: Decoding, ref: ModelRef, chosen: Mapping[str, Any]) -> Decoding:
-    """Decoding for one model: a measure's defaults, then its recipe's, then what the user chose."""
+    """Decoding for one model: a measure's defaults, then its recipe's, then what the user chose.
+
+    Raises:
+        BadInput: A value out of its range; see `check_decoding`.
+    """
     recipe = dict(ref.recipe.decoding) if ref.recipe else {}
-    return dataclasses.replace(how, **{**recipe, **chosen})
+    return dataclasses.replace(how, **check_decoding({**recipe, **chosen}))

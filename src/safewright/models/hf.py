@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from safewright.errors import BadInput, need_extra
+from safewright.errors import BadInput, NumericalFailure, need_extra
 from safewright.models import chat as chats_
-from safewright.models.references import local_folder, resolve
+from safewright.models.recipes import checked
 from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 
 if TYPE_CHECKING:
@@ -21,94 +21,6 @@ TOKENS_PER_FORWARD = 8192
 """Prompt tokens scored together by `logprobs` and `hidden`; bounds the memory of the logits."""
 
 
-def open_folder(ref: ModelRef, *, device: str = "auto", batch_size: int | None = None) -> HfModel:
-    """A model folder or adapter loaded by transformers (and PEFT), in evaluation mode.
-
-    Raises:
-        BadInput: The folder's tensors do not fill the architecture its configuration names.
-        Missing: torch, transformers or peft is not installed.
-    """
-    try:
-        import transformers
-    except ImportError as error:
-        raise need_extra(error.name or "transformers", "models") from error
-    transformers.utils.logging.disable_progress_bar()  # ours says more, and only on a terminal
-    if ref.kind == "adapter":
-        try:
-            import peft
-        except ImportError as error:
-            raise need_extra("peft", "models") from error
-        base_ref = resolve(ref.base or "", dtype=ref.dtype)
-        model, base_folder = _base_model(base_ref, device), local_folder(base_ref)
-        folder = local_folder(ref)
-        model = peft.PeftModel.from_pretrained(model, str(folder)).eval()
-        source = folder if any(folder.glob("tokenizer*")) else base_folder
-    else:
-        model = _base_model(ref, device)
-        source = local_folder(ref)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        source, local_files_only=True, trust_remote_code=False
-    )
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    return HfModel(model, tokenizer, dataclasses.replace(ref, dtype=dtype), batch_size or DEFAULT_BATCH)
-
-
-def _base_model(ref: ModelRef, device: str) -> Any:
-    import torch
-    import transformers
-
-    folder = local_folder(ref)
-    place = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    spread = device == "auto" and torch.cuda.device_count() > 1
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=ref.dtype if ref.dtype == "auto" else getattr(torch, ref.dtype),
-        device_map="auto" if spread else None,
-        local_files_only=True,
-        trust_remote_code=False,  # a model folder's own code is never run
-        output_loading_info=True,
-    )
-    model, info = loaded
-    for kind in ("missing_keys", "mismatched_keys"):
-        if info[kind]:
-            names = sorted(str(key) for key in info[kind])
-            raise BadInput(
-                f"{folder}: {len(names)} tensors are {kind.removesuffix('_keys')} ({', '.join(names[:3])}, …).",
-                why="transformers would fill them with random numbers, and every result would be about those.",
-                fix="Check that config.json belongs to these weights.",
-            )
-    return (model if spread else model.to(place)).eval()
-
-
-def live(model: Any, tokenizer: Any, *, batch_size: int | None = None) -> HfModel:
-    """A ``PreTrainedModel`` or ``PeftModel`` that is already in memory, digested as it stands now."""
-    if not hasattr(model, "state_dict") or not hasattr(model, "generate"):
-        raise BadInput(f"A {type(model).__name__} is neither a reference nor a model.")
-    if tokenizer is None:
-        raise BadInput("A live model needs its tokenizer.", fix="load(model, tokenizer=tokenizer)")
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(_bytes(tensor))
-    template = tokenizer.chat_template or ""
-    digest.update(str(template).encode())
-    ref = ModelRef(
-        kind="live",
-        where=type(model).__name__,
-        digest=f"sha256:{digest.hexdigest()}",
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        template_digest="sha256:" + hashlib.sha256(str(template).encode()).hexdigest() if template else "",
-    )
-    return HfModel(model.eval(), tokenizer, ref, batch_size or DEFAULT_BATCH)
-
-
-def _bytes(tensor: torch.Tensor) -> bytes:
-    import torch
-
-    data: bytes = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return data
-
-
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Prompts answered together: their indexes, and how many tokens each may write."""
@@ -117,22 +29,91 @@ class Batch:
     new_tokens: int
 
 
-def plan_batches(lengths: Sequence[int], size: int, new_tokens: int, limit: int | None) -> list[Batch]:
+def plan_batches(
+    lengths: Sequence[int], size: int, new_tokens: int, limit: int | None, *, pad: bool = True
+) -> list[Batch]:
     """Batches of prompts of like length, longest first, so that an out-of-memory shows at once.
 
     Prompts that leave less room than ``new_tokens`` in the context (``limit``) are batched only with
     prompts of the same room, so that an answer's length does not depend on its neighbours. Prompts
-    that fill the context are left out.
+    that fill the context, or have no tokens, are left out. Without ``pad`` all prompts of a batch have
+    one length.
     """
     room = [new_tokens if limit is None else min(new_tokens, limit - length) for length in lengths]
-    order = sorted((i for i, r in enumerate(room) if r > 0), key=lambda i: (-lengths[i], i))
+    order = sorted(
+        (i for i, r in enumerate(room) if r > 0 and lengths[i] > 0), key=lambda i: (-lengths[i], i)
+    )
     batches: list[list[int]] = []
     for index in order:
-        if batches and len(batches[-1]) < size and room[batches[-1][0]] == room[index]:
+        first = batches[-1][0] if batches else index
+        alike = room[first] == room[index] and (pad or lengths[first] == lengths[index])
+        if batches and len(batches[-1]) < size and alike:
             batches[-1].append(index)
         else:
             batches.append([index])
     return [Batch(tuple(batch), room[batch[0]]) for batch in batches]
+
+
+EMPTY = "the prompt has no tokens"
+NAN = "the model's logits are not numbers (NaN or infinity)"
+_ABSENT = object()
+
+
+def _failed(why: str) -> Generation:
+    return Generation("", "", "", True, "error", 0, why)
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: those of the generation settings, and the tokenizer's."""
+    config = getattr(model, "generation_config", None)
+    declared = config.eos_token_id if config is not None else None
+    stops = list(declared) if isinstance(declared, (list, tuple)) else [declared]
+    stops.append(tokenizer.eos_token_id)
+    for stop in stops:
+        if stop is not None and (isinstance(stop, bool) or not isinstance(stop, int)):
+            raise BadInput(
+                f"The model's eos_token_id is {declared!r}.",
+                why="Without its stop tokens an answer has no end.",
+                fix="Write token ids (whole numbers) in generation_config.json.",
+            )
+    return [stop for stop in stops if stop is not None and stop >= 0]
+
+
+def _vocabulary(model: Any) -> int | None:
+    """How many tokens the model can look up."""
+    weight = getattr(model.get_input_embeddings(), "weight", None)
+    return int(weight.shape[0]) if weight is not None else None
+
+
+def _context(model: Any) -> int | None:
+    """The tokens that prompt and answer may have together; None where the architecture has no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None:
+        return None
+    return int(limit) - _virtual_tokens(model)
+
+
+def _virtual_tokens(model: Any) -> int:
+    """How many tokens an adapter of prompt learning puts before every prompt."""
+    adapters = getattr(model, "peft_config", None)
+    active = adapters.get(model.active_adapter) if isinstance(adapters, dict) else None
+    return int(active.num_virtual_tokens) if active is not None and active.is_prompt_learning else 0
+
+
+class _Watch:
+    """A logits processor that notes rows whose logits are not numbers, and lets them go on as zeros."""
+
+    def __init__(self) -> None:
+        self._bad: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # The maximum is NaN where any is, infinite where one is, and -inf where no token is left.
+        bad = ~scores.amax(dim=-1).isfinite()
+        self._bad = bad if self._bad is None else self._bad | bad
+        return scores.masked_fill(bad[:, None], 0.0)
+
+    def failed(self, count: int) -> list[bool]:
+        return [False] * count if self._bad is None else self._bad.tolist()
 
 
 class HfModel:
@@ -144,23 +125,17 @@ class HfModel:
         import transformers
 
         self.model, self.tokenizer, self.ref, self.batch_size = model, tokenizer, ref, batch_size
-        config = getattr(model, "generation_config", None)
-        declared = config.eos_token_id if config is not None else None
-        stops = [declared] if isinstance(declared, int) else list(declared or [])
-        if tokenizer.eos_token_id is not None:
-            stops.append(tokenizer.eos_token_id)
-        self.stops = frozenset(stops)
-        self.pad = (
-            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (min(stops) if stops else 0)
-        )
+        self.stops = frozenset(_stop_ids(model, tokenizer))
+        self.vocabulary = _vocabulary(model)
+        pad = tokenizer.pad_token_id
+        # Padding is masked, but it is looked up all the same: it must be a token the model has.
+        known = isinstance(pad, int) and pad >= 0 and (self.vocabulary is None or pad < self.vocabulary)
+        self.pad: int = pad if known else min(self.stops, default=0)
         # A folder's own sampling defaults (temperature, penalties) would silently change what is measured.
         self._plain = transformers.GenerationConfig(
             eos_token_id=sorted(self.stops) or None, pad_token_id=self.pad, do_sample=False
         )
-        if config is not None:
-            model.generation_config = self._plain
-        text_config = model.config.get_text_config()
-        self.limit: int | None = getattr(text_config, "max_position_embeddings", None)
+        self.limit = _context(model)
         template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         recipe = ref.recipe.visible if ref.recipe else None
         self.visible = dict(recipe or chats_.declared_markers(template) or chats_.THINK)
@@ -184,21 +159,25 @@ class HfModel:
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
     ) -> Generator[list[tuple[int, Generation]]]:
+        how = checked(how)
         texts = [chats_.render(self.tokenizer, chat) for chat in chats]
-        prompts = [chats_.tokenize(self.tokenizer, text) for text in texts]
+        prompts = [self._ids(text) for text in texts]
         lengths = [len(prompt) for prompt in prompts]
-        batches = plan_batches(lengths, self.batch_size, how.max_new_tokens, self.limit)
+        # PEFT counts positions through padding when it puts tokens of its own before the prompt.
+        batches = plan_batches(
+            lengths, self.batch_size, how.max_new_tokens, self.limit, pad=not _virtual_tokens(self.model)
+        )
         asked = {index for batch in batches for index in batch.indexes}
-        overlong = [i for i in range(len(chats)) if i not in asked and i not in done]
-        if overlong:
-            yield [(i, self._overlong(lengths[i])) for i in overlong]
+        left_out = [i for i in range(len(chats)) if i not in asked and i not in done]
+        if left_out:
+            yield [(i, self._overlong(lengths[i]) if lengths[i] else _failed(EMPTY)) for i in left_out]
         for batch in batches:
             if done.issuperset(batch.indexes):
                 continue
             # A batch is repeated whole, so that a resumed run multiplies the same matrices.
             outputs = self._run(batch, prompts, how)
             yield [
-                (i, self._read(texts[i], tokens, batch.new_tokens))
+                (i, self._read(texts[i], tokens, batch.new_tokens) if tokens is not None else _failed(NAN))
                 for i, tokens in zip(batch.indexes, outputs, strict=True)
                 if i not in done
             ]
@@ -207,20 +186,53 @@ class HfModel:
         why = f"the prompt has {length} tokens, the context {self.limit}"
         return Generation("", "", "", True, "overlong", 0, why)
 
-    def _run(self, batch: Batch, prompts: Sequence[list[int]], how: Decoding) -> list[list[int]]:
+    def _run(self, batch: Batch, prompts: Sequence[list[int]], how: Decoding) -> list[list[int] | None]:
         import torch
 
         try:
-            return self._generate(batch, prompts, how)
-        except torch.OutOfMemoryError:
+            with self.evaluating():
+                return self._generate(batch, prompts, how)
+        except torch.OutOfMemoryError as error:
             if len(batch.indexes) == 1 or how.temperature > 0:
-                raise
+                raise self._too_large(len(batch.indexes)) from error
         torch.cuda.empty_cache()
         half = len(batch.indexes) // 2
         parts = (batch.indexes[:half], batch.indexes[half:])
         return [ids for part in parts for ids in self._run(Batch(part, batch.new_tokens), prompts, how)]
 
-    def _generate(self, batch: Batch, prompts: Sequence[list[int]], how: Decoding) -> list[list[int]]:
+    def _too_large(self, count: int) -> BadInput:
+        return BadInput(
+            f"The device {self.model.device} has no memory for {count} prompts at once.",
+            fix=f"Use --batch-size {count // 2}."
+            if count > 1
+            else "Use --dtype bfloat16, or another device.",
+        )
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model in evaluation mode, decoding as it is told; afterwards as it was before.
+
+        A live model is its owner's, who may be training it between two questions.
+        """
+        model = self.model
+        training = [module for module in model.modules() if module.training]
+        owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+        settings = [vars(owner).get("generation_config", _ABSENT) for owner in owners]
+        model.eval()
+        for owner in owners:
+            owner.generation_config = self._plain
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+            for owner, setting in zip(owners, settings, strict=True):
+                if setting is _ABSENT:
+                    vars(owner).pop("generation_config", None)
+                else:
+                    owner.generation_config = setting
+
+    def _generate(self, batch: Batch, prompts: Sequence[list[int]], how: Decoding) -> list[list[int] | None]:
         import torch
         import transformers
 
@@ -243,15 +255,84 @@ class HfModel:
             ),
         )
         device = self.model.device
+        watch = _Watch()
         with torch.random.fork_rng(enabled=how.temperature > 0), torch.inference_mode():
             if how.temperature > 0:
                 # Each batch has its own stream: what one says never depends on which ran before it.
                 torch.manual_seed((how.seed * 1_000_003 + batch.indexes[0]) % 2**63)
             output = self.model.generate(
-                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=config,
+                logits_processor=transformers.LogitsProcessorList([watch]),
             )
         lines: list[list[int]] = output[:, width:].tolist()
-        return [self._cut(line) for line in lines]
+        failed = watch.failed(len(lines))
+        if any(failed):
+            self._check_numbers()
+        return [None if bad else self._cut(line) for line, bad in zip(lines, failed, strict=True)]
+
+    def _check_numbers(self) -> None:
+        """Pass when every weight is a number; one that is not spoils every answer."""
+        import torch
+
+        for name, tensor in self.model.named_parameters():
+            if not tensor.is_meta and not torch.isfinite(tensor).all():
+                raise NumericalFailure(
+                    f"The weights of {self.ref.where} are not all numbers ({name} holds NaN or infinity).",
+                    why="Nothing such a model says means anything.",
+                    fix="Save it again from a checkpoint before its training broke down.",
+                )
+
+    def _ids(self, text: str) -> list[int]:
+        """A text's tokens as a prompt.
+
+        Raises:
+            BadInput: The tokenizer writes tokens that the model does not have.
+        """
+        ids = chats_.tokenize(self.tokenizer, text)
+        self._check_ids(ids)
+        return ids
+
+    def _check_ids(self, ids: list[int]) -> None:
+        highest = max(ids, default=0)
+        if self.vocabulary is not None and highest >= self.vocabulary:
+            raise BadInput(
+                f"The tokenizer of {self.ref.where} writes the token {highest} "
+                f"({self.tokenizer.decode([highest])!r}), but the model has only {self.vocabulary} tokens.",
+                fix="Give the model the tokenizer it was trained with, or resize its embeddings and train them.",
+            )
+
+    def _prompts(self, chats: Sequence[Chat], more: Sequence[list[int]] = ()) -> list[list[int]]:
+        """The prompts to read rather than continue; with what follows them, they must fit the context."""
+        prompts = [self._ids(chats_.render(self.tokenizer, chat)) for chat in chats]
+        for place, prompt in enumerate(prompts):
+            length = len(prompt) + (len(more[place]) if more else 0)
+            if not prompt:
+                raise BadInput(f"Chat {place}: {EMPTY}.", fix="Leave it out, or give it words.")
+            if self.limit is not None and length > self.limit:
+                raise BadInput(
+                    f"Chat {place} has {length} tokens, the context of {self.ref.where} {self.limit}.",
+                    why="Beyond its context a model's numbers mean nothing.",
+                    fix="Leave such rows out, or shorten them.",
+                )
+        return prompts
+
+    def _forward(self, lines: Sequence[list[int]], **more: Any) -> Any:
+        import torch
+
+        try:
+            with self.evaluating(), torch.inference_mode():
+                return self.model(**self._padded(lines), **more)
+        except torch.OutOfMemoryError as error:
+            raise self._too_large(len(lines)) from error
+
+    def _not_numbers(self, what: str, place: int) -> NumericalFailure:
+        self._check_numbers()
+        return NumericalFailure(
+            f"The {what} of chat {place} are not all numbers (NaN or infinity), in {self.ref.dtype}.",
+            fix="Use --dtype float32." if self.ref.dtype != "float32" else "",
+        )
 
     def _cut(self, tokens: list[int]) -> list[int]:
         """An answer's tokens up to and including its first stop token; the rest is padding."""
@@ -284,8 +365,10 @@ class HfModel:
 
         if len(chats) != len(answers):
             raise BadInput(f"{len(chats)} chats but {len(answers)} answers.")
-        prompts = [chats_.encode(self.tokenizer, chat) for chat in chats]
-        targets = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers]
+        targets = [chats_.token_ids(self.tokenizer, text, special=False) for text in answers]
+        for target in targets:
+            self._check_ids(target)
+        prompts = self._prompts(chats, targets)
         found: dict[int, TokenScores] = {}
         for group in self._groups([len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]):
             lines = [prompts[i] + targets[i] for i in group]
@@ -293,13 +376,14 @@ class HfModel:
             first = min(len(prompts[i]) for i in group) - 1
             width = max(map(len, lines))
             extra = {"logits_to_keep": width - first} if self._accepts("logits_to_keep") else {}
-            with torch.inference_mode():
-                logits = self.model(**self._padded(lines), **extra).logits
+            logits = self._forward(lines, **extra).logits
             offset = width - logits.shape[1]
             for line, index in enumerate(group):
                 start, ids = len(prompts[index]) - 1 - offset, targets[index]
                 scores = torch.log_softmax(logits[line, start : start + len(ids)].double(), dim=-1)
                 picked = scores.gather(1, torch.tensor(ids, device=scores.device).reshape(-1, 1).long())
+                if torch.isnan(picked).any():
+                    raise self._not_numbers("log-probabilities", index)
                 found[index] = TokenScores(tuple(ids), tuple(picked.flatten().tolist()))
         return [found[index] for index in range(len(chats))]
 
@@ -314,16 +398,22 @@ class HfModel:
                 raise BadInput(
                     f"There is no layer {layer}.", fix=f"Layers run from 0 to {depth}, or -1 back."
                 )
-        prompts = [chats_.encode(self.tokenizer, chat) for chat in chats]
+        if not layers:
+            raise BadInput("No layer is asked for.", fix=f"Layers run from 0 to {depth}, or -1 back.")
+        prompts = self._prompts(chats)
+        if not prompts:
+            return torch.zeros(0, len(layers), self.model.config.get_text_config().hidden_size)
         found: dict[int, torch.Tensor] = {}
         for group in self._groups([len(prompt) for prompt in prompts]):
-            batch = self._padded([prompts[i] for i in group])
-            with torch.inference_mode():
-                states = self.model(**batch, output_hidden_states=True).hidden_states
+            lines = [prompts[i] for i in group]
+            states = self._forward(lines, output_hidden_states=True).hidden_states
+            start = states[0].shape[1] - max(map(len, lines))  # a prompt-tuning adapter's own come first
             for line, index in enumerate(group):
-                length = len(prompts[index])
-                picked = torch.stack([states[layer][line, :length].float() for layer in layers])
+                end = start + len(prompts[index])
+                picked = torch.stack([states[layer][line, start:end].float() for layer in layers])
                 pooled = picked[:, -1] if pool == "last" else picked.mean(dim=1)
+                if not torch.isfinite(pooled).all():
+                    raise self._not_numbers("hidden states", index)
                 found[index] = pooled.cpu()
         return torch.stack([found[index] for index in range(len(chats))])
 
@@ -358,7 +448,7 @@ class HfModel:
 
         import torch
 
-        del self.model
+        self.model = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
