@@ -1,0 +1,6 @@
+"""Treatments: model in, better model out. One file or folder per treatment; the catalog finds it."""
+
+from safewright.treatments.driver import TreatPlan, plan_treatment, run_stage, run_treatment, treat
+from safewright.treatments.job import Job, Made
+
+__all__ = ["Job", "Made", "TreatPlan", "plan_treatment", "run_stage", "run_treatment", "treat"]

@@ -1,0 +1,527 @@
+"""Editing a model's weights on disk, matrix by matrix: what every post-hoc repair shares.
+
+The fine-tuned weights are a folder, or the aligned model under an adapter. A treatment says how one matrix
+changes; this module reads rows, writes shards in place, journals finished tensors, and goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from safewright.errors import BadInput, Incomplete, NumericalFailure
+from safewright.models.adapters import Adapter, Factors
+from safewright.models.blocks import Blocks, Matrix, blocks_of, chosen, skeleton
+from safewright.models.checkpoint import Checkpoint, Planned, Shards
+from safewright.models.references import base_folder, local_folder, tokenizer_folder
+from safewright.models.weights import read_json
+from safewright.runs import write_json
+from safewright.treatments.job import Job
+from safewright.types import ModelRef
+
+if TYPE_CHECKING:
+    import torch
+
+TILE = 64
+"""Rows multiplied together. Fixed, and counted from the matrix's first row: neither the size of reads nor
+the number of workers changes a bit of the result."""
+
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
+"""Names of the tensors whose first dimension is the vocabulary."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the weights are: the aligned folder, and the fine-tuned folder or adapter."""
+
+    aligned: Path
+    tuned: Path
+    adapter: bool
+    row_chunk: int = 4096
+
+    @classmethod
+    def of(cls, models: Mapping[str, ModelRef], row_chunk: int = 4096) -> Sources:
+        """The sources of a job's models ``aligned`` and ``tuned``.
+
+        Raises:
+            BadInput: A model has no folder, or the adapter belongs to another base than the aligned model.
+        """
+        aligned, tuned = models["aligned"], models["tuned"]
+        for role, ref in models.items():
+            if ref.kind not in ("hf", "adapter") or (role != "tuned" and ref.kind == "adapter"):
+                raise BadInput(
+                    f"The {role} model {ref.where} is no model folder (it is of the kind {ref.kind!r}).",
+                    fix="Give a folder of save_pretrained; only the tuned model may be an adapter.",
+                )
+        sources = cls(local_folder(aligned), local_folder(tuned), tuned.kind == "adapter", row_chunk)
+        if sources.adapter:
+            from safewright.models import resolve
+
+            base = resolve(base_folder(tuned))
+            if base.digest != aligned.digest:
+                raise BadInput(
+                    f"The adapter {tuned.where} was made for {tuned.base}, whose bytes differ from the aligned "
+                    f"model {aligned.where}.",
+                    why="What the adapter adds is measured against its own base.",
+                    fix=f"Give that base: --model aligned={tuned.base}",
+                )
+        return sources
+
+    def open(self) -> Opened:
+        """The sources with their files open."""
+        return Opened(self)
+
+
+class Opened:
+    """Open sources: rows of the aligned and of the fine-tuned matrices, both (out, in)."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.aligned = Checkpoint(sources.aligned)
+        model = skeleton(sources.aligned)
+        self.blocks: Blocks = blocks_of(model, self.aligned.stored)
+        self.adapter = Adapter(sources.tuned, model) if sources.adapter else None
+        self.tuned = self.aligned if self.adapter else Checkpoint(sources.tuned)
+        self._chunks: dict[tuple[int, str], tuple[int, torch.Tensor]] = {}
+        if self.adapter is None:
+            self._check_alike()
+
+    def _check_alike(self) -> None:
+        """Pass when both folders hold the same tensors in the same shapes, embeddings' rows apart."""
+        mine, theirs = self.aligned.stored, self.tuned.stored
+        where = f"{self.sources.aligned} and {self.sources.tuned}"
+        for names, what in ((mine.keys() - theirs, "lacks"), (theirs.keys() - mine, "has the extra")):
+            if names:
+                raise BadInput(
+                    f"{self.sources.tuned} {what} {len(names)} tensors, first {min(names)}.",
+                    why="The fine-tuned model must be a fine-tune of the aligned one.",
+                    fix=f"Check that {where} are of the same architecture.",
+                )
+        for name, item in mine.items():
+            other = theirs[name]
+            resized = any(part in name for part in EMBEDDINGS) and item.shape[1:] == other.shape[1:]
+            if item.shape != other.shape and not resized:
+                raise BadInput(
+                    f"The tensor {name} has the shape {item.shape} in the aligned model, {other.shape} in the tuned.",
+                    fix=f"Check that {where} are of the same architecture; only embeddings may be resized.",
+                )
+        for checkpoint in (self.aligned, self.tuned):
+            for item in checkpoint.stored.values():
+                if len(item.shape) >= 2 and not item.floating:
+                    raise BadInput(
+                        f"The tensor {item.name} of {checkpoint.folder} is {item.dtype}: a quantised weight.",
+                        why="Its integers cannot be edited.",
+                        fix="Load the model in bfloat16 (transformers: model.dequantize()) and save that.",
+                    )
+
+    def resized(self) -> list[str]:
+        """Embeddings and heads whose number of rows the fine-tuning changed."""
+        return [
+            name for name, item in self.aligned.stored.items() if self.tuned.stored[name].shape != item.shape
+        ]
+
+    def shape(self, matrix: Matrix) -> tuple[int, int]:
+        """(out, in) of a matrix."""
+        rows, width = self.aligned[matrix.tensor].shape
+        return (width, rows) if matrix.transposed else (rows, width)
+
+    def factors(self, matrix: Matrix) -> Factors | None:
+        """What the adapter adds to a matrix; None where there is no adapter, or not on this one."""
+        return self.adapter.factors.get(matrix.module) if self.adapter else None
+
+    def aligned_rows(self, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
+        """Rows of the aligned matrix."""
+        return self._rows(self.aligned, matrix, start, stop)
+
+    def tuned_rows(self, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
+        """Rows of the fine-tuned matrix, in float32 where an adapter makes them."""
+        if self.adapter is None:
+            return self._rows(self.tuned, matrix, start, stop)
+        rows = self.aligned_rows(matrix, start, stop)
+        if self.factors(matrix) is None:
+            return rows
+        import torch
+
+        A, B, scaling = self.adapter.read(matrix.module)
+        wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        return rows.to(wide) + scaling * (B[start:stop].to(wide) @ A.to(wide))
+
+    def _rows(self, source: Checkpoint, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
+        import torch
+
+        total = self.shape(matrix)[0]
+        pieces: list[torch.Tensor] = []
+        place = start
+        while place < stop:
+            key = (id(source), matrix.tensor)
+            first, held = self._chunks.get(key, (0, None))
+            if held is None or not first <= place < first + held.shape[0]:
+                if matrix.transposed:
+                    first, held = 0, source.read(matrix.tensor).T
+                else:
+                    first, end = place, min(total, place + self.sources.row_chunk)
+                    held = source.rows(matrix.tensor, first, end)
+                if not bool(torch.isfinite(held.float().sum())):
+                    bad = int((~torch.isfinite(held)).sum())
+                    if bad:
+                        raise NumericalFailure(
+                            f"{matrix.tensor} of {source.folder} holds {bad} non-finite numbers.",
+                            why="Every weight it touches would become one.",
+                            fix="Train or download that model again.",
+                        )
+                self._chunks = {k: v for k, v in self._chunks.items() if k[1] == matrix.tensor}
+                self._chunks[key] = (first, held)
+            piece = held[place - first : min(stop - first, held.shape[0])]
+            pieces.append(piece)
+            place += piece.shape[0]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.aligned.close()
+        self.tuned.close()
+        if self.adapter:
+            self.adapter.checkpoint.close()
+
+
+def tiles(rows: int) -> Iterable[tuple[int, int]]:
+    """Starts and stops of the fixed tiles of a matrix."""
+    return ((start, min(start + TILE, rows)) for start in range(0, rows, TILE))
+
+
+def fill(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rows as a whole tile in the arithmetic's dtype: zero rows below the last ones."""
+    import torch
+
+    if rows.shape[0] == TILE:
+        return rows.to(dtype)
+    tile = torch.zeros(TILE, rows.shape[1], dtype=dtype, device=rows.device)
+    tile[: rows.shape[0]] = rows
+    return tile
+
+
+Put = Callable[[int, "torch.Tensor"], None]
+"""Takes rows of the new matrix, starting at a row number."""
+
+
+class Edit(Protocol):
+    """How one matrix changes. Sent to worker processes, so it holds plain values only."""
+
+    def __call__(self, opened: Opened, matrix: Matrix, dtype: torch.dtype, put: Put) -> dict[str, Any]:
+        """Put every row of the new matrix, in ``dtype``; what is said about it in the report."""
+        ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder to be written: dtypes by tensor name, and whose other tensors it holds."""
+
+    folder: Path
+    matrices: tuple[Matrix, ...]
+    others: Literal["finetuned", "aligned"]
+    planned: tuple[Planned, ...]
+    refused: tuple[str, ...] = ()
+
+    @property
+    def edited(self) -> frozenset[str]:
+        """Tensors that are edited."""
+        return frozenset(matrix.tensor for matrix in self.matrices)
+
+
+def plan_output(
+    opened: Opened,
+    folder: Path,
+    *,
+    modules: str = "all",
+    others: Literal["finetuned", "aligned"] = "finetuned",
+    save_dtype: str | None = None,
+    allow_skip: bool = False,
+) -> Output:
+    """What will be written, once everything fits.
+
+    Raises:
+        BadInput: Blocks hold matrices of unknown kind, the vocabulary was resized and the aligned model's
+            embeddings are asked for, or the adapter changes what is not edited.
+    """
+    blocks = opened.blocks
+    if blocks.refused and not allow_skip:
+        raise BadInput(
+            f"{len(blocks.refused)} matrices are of a kind that cannot be edited: "
+            f"{', '.join(blocks.refused[:3])}{', …' if len(blocks.refused) > 3 else ''}.",
+            why="Left as they are, their part of the fine-tuning step would keep its safety loss.",
+            fix="Accept that knowingly with --set allow_skip=true.",
+        )
+    matrices = chosen(blocks.matrices, modules)
+    if others == "aligned" and opened.resized():
+        raise BadInput(
+            f"The fine-tuning resized {opened.resized()[0]}, but the aligned model's embeddings are asked for.",
+            fix="Use nonlinear=finetuned.",
+        )
+    source = opened.aligned if others == "aligned" else opened.tuned
+    planned = []
+    for item in sorted(source.stored.values(), key=lambda t: (t.file, t.start)):
+        dtype = save_dtype if save_dtype and item.floating else item.dtype
+        file = item.file
+        planned.append(Planned(item.name, dtype, item.shape, file))
+    return Output(folder, matrices, others, tuple(planned), blocks.refused)
+
+
+def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[dict[str, Any]]:
+    """Write every tensor of ``output``; what the edits report, in the model's order.
+
+    Each finished tensor is journalled with its checksum. A run that was killed writes the tensors that lack
+    and ends with the same bytes.
+
+    Raises:
+        BadInput: The disk is too small.
+        NumericalFailure: A weight is not finite.
+    """
+    import torch
+
+    shards = Shards(output.folder, output.planned)
+    free = shutil.disk_usage(job.run.dir).free
+    there = sum(f.stat().st_blocks * 512 for f in output.folder.glob("*.safetensors"))
+    if free + there < shards.nbytes:
+        raise Incomplete(
+            f"The new model takes {shards.nbytes / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free.",
+            fix="Free some space and give the same command again.",
+        )
+    fresh = shards.allocate()
+    sizes = {item.name: item.nbytes for item in output.planned}
+    done = {}
+    for row in job.run.rows("tensors", ("name", "crc", "report")):
+        files = [item.file for item in output.planned if item.name == row["name"]]
+        if files and files[0] not in fresh and shards.holds(row["name"], row["crc"]):
+            done[row["name"]] = row
+    matrices = {matrix.tensor: matrix for matrix in output.matrices}
+    names = [item.name for item in output.planned if item.name not in done]
+    total = len(output.planned)
+    job.progress("writing", len(done), total)
+
+    def finished(row: dict[str, Any]) -> None:
+        job.run.append("tensors", row)
+        done[row["name"]] = row
+        job.progress("writing", len(done), total)
+
+    work = _Work(sources, output, edit, job.threads)
+    if job.workers > 1 and len(names) > 1:
+        # Largest first, so that no worker is left alone with the longest matrix.
+        names.sort(key=lambda name: -sizes[name])
+        with ProcessPoolExecutor(job.workers, _spawn(), _begin, (work,)) as pool:
+            for row in pool.map(_tensor_in_worker, names):
+                finished(row)
+    else:
+        before = torch.get_num_threads()
+        torch.set_num_threads(job.threads)
+        try:
+            with work.begun() as at_work:
+                for name in names:
+                    finished(at_work.tensor(name))
+        finally:
+            torch.set_num_threads(before)
+    shards.close()
+    return (
+        [done[name]["report"] | {"tensor": name} for name in _in_order(output) if done[name]["report"]]
+        if matrices
+        else []
+    )
+
+
+def _in_order(output: Output) -> list[str]:
+    edited = [matrix.tensor for matrix in output.matrices]
+    return edited + [item.name for item in output.planned if item.name not in output.edited]
+
+
+@dataclass
+class _Work:
+    """What one process needs to write tensors."""
+
+    sources: Sources
+    output: Output
+    edit: Edit
+    threads: int
+    opened: Opened | None = None
+    shards: Shards | None = None
+    planned: dict[str, Planned] = field(default_factory=dict)
+
+    def begun(self) -> _Work:
+        """Open the files."""
+        self.opened = self.sources.open()
+        self.shards = Shards(self.output.folder, self.output.planned)
+        self.planned = {item.name: item for item in self.output.planned}
+        return self
+
+    def __enter__(self) -> _Work:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.opened:
+            self.opened.close()
+        if self.shards:
+            self.shards.close()
+
+    def tensor(self, name: str) -> dict[str, Any]:
+        """Write one tensor; its journal line."""
+        import torch
+
+        assert self.opened is not None
+        assert self.shards is not None
+        shards, planned = self.shards, self.planned[name]
+        matrix = next((m for m in self.output.matrices if m.tensor == name), None)
+        dtype = getattr(torch, planned.dtype)
+        if matrix is None:
+            report = self._copy(name)
+        elif matrix.transposed:
+            pieces: dict[int, torch.Tensor] = {}
+            report = self.edit(self.opened, matrix, dtype, pieces.__setitem__)
+            shards.write(name, 0, torch.cat([pieces[start] for start in sorted(pieces)]).T)
+        else:
+            report = self.edit(
+                self.opened, matrix, dtype, lambda start, rows: shards.write(name, start, rows)
+            )
+        return {"name": name, "crc": shards.checksum(name), "report": report}
+
+    def _copy(self, name: str) -> dict[str, Any]:
+        """Take a tensor over as it is; how far fine-tuning had moved it."""
+        assert self.opened is not None
+        assert self.shards is not None
+        aligned, tuned = self.opened.aligned, self.opened.tuned
+        source = aligned if self.output.others == "aligned" else tuned
+        item = source[name]
+        rows = item.shape[0] if item.shape else 1
+        step = max(1, self.sources.row_chunk)
+        moved = 0.0
+        for start in range(0, rows, step):
+            stop = min(rows, start + step)
+            piece = source.rows(name, start, stop) if item.shape else source.read(name).reshape(1)
+            self.shards.write(name, start, piece)
+            if (
+                item.floating
+                and aligned[name].shape == tuned[name].shape
+                and tuned is not aligned
+                and item.shape
+            ):
+                gap = tuned.rows(name, start, stop).double() - aligned.rows(name, start, stop).double()
+                moved += float((gap * gap).sum())
+        return {"kind": "kept", "moved": moved}
+
+
+_worker: _Work | None = None
+
+
+def _begin(work: _Work) -> None:
+    """Make this process a worker; it ends when the process that began it does."""
+    import os
+    import time
+
+    import torch
+
+    global _worker
+    torch.set_num_threads(work.threads)
+    _worker = work.begun()
+    parent = os.getppid()
+
+    def watch() -> None:
+        # A killed parent cannot tell its workers to stop, and they must not write into a resumed run.
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _tensor_in_worker(name: str) -> dict[str, Any]:
+    assert _worker is not None
+    return _worker.tensor(name)
+
+
+def _spawn() -> Any:
+    import multiprocessing
+
+    return multiprocessing.get_context("spawn")
+
+
+def copy_side_files(
+    output: Output, sources: Sources, models: Mapping[str, ModelRef], save_dtype: str | None
+) -> None:
+    """Put configuration, tokenizer and recipe beside the new weights."""
+    model = sources.aligned if output.others == "aligned" or sources.adapter else sources.tuned
+    tokenizer = sources.aligned if output.others == "aligned" else tokenizer_folder(models["tuned"])
+    for folder, keep in ((model, _is_model_file), (tokenizer, _is_tokenizer_file)):
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and keep(file.name) and not (output.folder / file.name).exists():
+                shutil.copyfile(file, output.folder / file.name)
+    if save_dtype is not None:
+        config = read_json(output.folder / "config.json")
+        config.pop("torch_dtype", None)
+        write_json(output.folder / "config.json", {**config, "dtype": save_dtype})
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
+
+
+def _is_model_file(name: str) -> bool:
+    """Configurations and templates: small text files that transformers reads beside the weights."""
+    return name in ("config.json", "generation_config.json", "safewright_recipe.json") or _is_tokenizer_file(
+        name
+    )
+
+
+def _is_tokenizer_file(name: str) -> bool:
+    starts = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "tekken")
+    plain = name.startswith(starts) or name.endswith((".tiktoken", ".model"))
+    return plain and not name.endswith(_WEIGHTS)
+
+
+def check_tokenizers(models: Mapping[str, ModelRef]) -> None:
+    """Pass when aligned and tuned models turn text into the same numbers.
+
+    Tokens may have been added; those both know must keep their number.
+
+    Raises:
+        BadInput: A token has another number, or is gone.
+    """
+    import transformers
+
+    words = {}
+    for role in ("aligned", "tuned"):
+        folder = tokenizer_folder(models[role])
+        made: Any = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        words[role] = made.get_vocab()
+    moved = sorted(
+        (number, token) for token, number in words["aligned"].items() if words["tuned"].get(token) != number
+    )
+    if moved:
+        number, token = moved[0]
+        raise BadInput(
+            f"The tokenizers differ: {len(moved)} tokens of the aligned model have another number in the tuned one "
+            f"or none (first {token!r}, number {number}).",
+            why="The same row of an embedding would stand for another word.",
+            fix="Give the aligned model that was fine-tuned, or the tuned model's own tokenizer.",
+        )
+
+
+def merge_kinds(output: Output, opened: Opened) -> dict[str, int]:
+    """How many tensors of two or more dimensions inside the blocks were edited, exempt and refused."""
+    inside = {matrix.tensor for matrix in opened.blocks.matrices}
+    edited = output.edited
+    return {
+        "edited": len(edited),
+        "exempt": len(inside - edited),
+        "refused": len(output.refused),
+        "in blocks": len(inside) + len(output.refused),
+        "tensors": len(output.planned),
+    }
+
+
+def reports(rows: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], float]:
+    """The reports of edited matrices, and the norm of what fine-tuning moved elsewhere."""
+    edited = [dict(row) for row in rows if row.get("kind") != "kept"]
+    return edited, float(sum(row["moved"] for row in rows if row.get("kind") == "kept")) ** 0.5

@@ -1,0 +1,134 @@
+"""Safe Delta: give a fine-tuned model its safety back by editing its weights, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safewright.catalog import Stage, treatment
+from safewright.errors import BadInput
+from safewright.treatments.job import Job, Made
+from safewright.treatments.safe_delta.config import SafeDeltaConfig
+
+if TYPE_CHECKING:
+    from safewright.treatments.safe_delta.callback import SafeDeltaCallback as SafeDeltaCallback
+    from safewright.treatments.safe_delta.core import edit_matrix as edit_matrix
+    from safewright.treatments.safe_delta.memory import edit_model as edit_model
+
+__all__ = ["SafeDeltaConfig", "safe_delta"]
+
+PREP = "prep"
+"""Where H is kept inside the run, when no prepared folder was given."""
+
+
+def prepare(job: Job) -> dict[str, Any]:
+    """Run calibration rows through the aligned model and keep H of every layer input in --out."""
+    from safewright.treatments.safe_delta import calibration
+
+    return calibration.prepare(job)
+
+
+def apply(job: Job) -> dict[str, Any]:
+    """Edit the fine-tuned weights with a prepared H (--set prep=DIR) and write the model to --out."""
+    from safewright.treatments.safe_delta import applying
+
+    made = applying.apply(job, _given_prep(job))
+    return {"kind": made.kind, "checks": made.checks, **(made.report or {})}
+
+
+def sweep(job: Job) -> dict[str, Any]:
+    """Safety loss and distance to the fine-tuned weights along mu (--set points=…), without generating."""
+    from safewright.treatments.safe_delta import applying
+
+    return applying.sweep(job, _prep(job))
+
+
+def verify(job: Job) -> dict[str, Any]:
+    """Recompute the safety losses of the repaired model in --out from its files, and compare."""
+    from safewright.errors import NumericalFailure
+    from safewright.treatments.safe_delta import applying
+
+    found = applying.read_provenance(job.out)
+    report = found.get("report") or found.get("found") or {}
+    if "layers" not in report:
+        raise BadInput(f"{job.out} was not made by safe_delta.")
+    models, prep = applying.parents(found, job.out), applying.prep_of(found, job.out, job.config)
+    checks = applying.verify(models, job.out, prep, applying.config_of(report), report["layers"])
+    if not all(check.passed for check in checks):
+        raise NumericalFailure(
+            f"{job.out} does not have the losses it reports: {checks[0].detail}",
+            why="Its files were changed, or its parents were.",
+            fix="Make it again.",
+        )
+    return {"checks": checks}
+
+
+def inspect(job: Job) -> dict[str, Any]:
+    """Print rank, conditioning, outlier channels and tokens of the prepared folder in --out."""
+    from safewright.treatments.safe_delta import applying
+
+    return applying.inspect(Path(job.config.prep) if job.config.prep else job.out)
+
+
+@treatment(
+    "safe_delta",
+    version="1",
+    paper="2505.12038",
+    config=SafeDeltaConfig,
+    takes=("aligned", "tuned"),
+    optional_data=("calibration", "harmful", "finetune", "test"),
+    gives=("weights", "adapter"),
+    stages={
+        "prepare": Stage(prepare, ("aligned",), writes=True),
+        "apply": Stage(apply, ("aligned", "tuned"), writes=True),
+        "verify": Stage(verify),
+        "sweep": Stage(sweep, ("aligned", "tuned")),
+        "inspect": Stage(inspect),
+    },
+)
+def safe_delta(job: Job) -> Made:
+    """Edit of fine-tuned weights that restores safety and keeps the task (Safe Delta).
+
+    Refusals of the aligned model say which directions of each layer's input safety rests on; the fine-tuning
+    step keeps what costs little there. The default, `soft`, is the closest matrix to the fine-tuned one at
+    its safety loss; `official` reproduces the release. Adapter in, adapter of the same rank out.
+    """
+    from safewright.treatments.safe_delta import applying
+
+    prep = _prep(job)
+    made = applying.apply(job, prep)
+    assert made.report is not None
+    layers = made.report["layers"]
+    verified = applying.verify(job.models, job.draft, prep, job.config, layers)
+    return Made(made.kind, (*made.checks, *verified), made.report)
+
+
+def _given_prep(job: Job) -> Path:
+    if not job.config.prep:
+        raise BadInput(
+            "The stage apply needs a prepared folder.",
+            fix="Give it: --set prep=DIR, made by: safewright treat safe_delta prepare … --out DIR",
+        )
+    return Path(job.config.prep).expanduser()
+
+
+def _prep(job: Job) -> Path:
+    """The prepared folder: the one given, or made now inside the run."""
+    from safewright.treatments.safe_delta import calibration
+
+    if job.config.prep:
+        return _given_prep(job)
+    folder = job.run.own(PREP)
+    if not (folder / "prep.json").exists():
+        calibration.prepare_folder(job, folder)
+    return folder
+
+
+def __getattr__(name: str) -> Any:
+    # Brings torch: only when it is asked for.
+    homes = {"SafeDeltaCallback": "callback", "edit_model": "memory", "edit_matrix": "core"}
+    if name not in homes:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{homes[name]}"), name)

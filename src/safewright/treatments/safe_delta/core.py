@@ -1,0 +1,704 @@
+"""Safe Delta on one matrix: how much of a fine-tuning step can be kept at a given safety loss.
+
+Pure mathematics on tensors. Notation of arXiv 2505.12038: weights are (out, in); ``D = w_tuned - w_aligned``;
+``H = 2/N sum x x^T`` over the calibration's inputs, shared by all rows; an edit ``E = w_new - w_aligned``
+costs the safety loss ``L(E) = 1/2 tr(E H E^T)``.
+
+* ``official``: the released code's numbers (a GPTQ-like causal sweep).
+* ``paper``: equations 5 to 10 as printed.
+* ``exact``: whole input channels, admitted by their true compensated loss, jointly compensated.
+* ``soft``: ``E = D (I + mu H)^-1``, the minimum of ``|E - D|^2 + mu tr(E H E^T)``; no edit of the same
+  safety loss is closer to the fine-tuned weights.
+
+`exact` and `soft` multiply from the right, so a low-rank step keeps its rank (`edit_factor`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import torch
+
+from safewright.errors import BadInput, NumericalFailure, nearest
+from safewright.treatments.safe_delta.budget import MODES, Budget, Mode
+
+Damping = Literal["channel", "mean"]
+Basis = Literal["spectrum", "prefix"]
+
+FP64_WIDTH = 4096
+"""Widest input that is factorised in float64; wider ones in float32, with a residual check."""
+
+RESIDUAL = 1e-4
+"""Largest relative residual of a float32 factorisation."""
+
+DAMPING_TRIES = 3
+"""How often the damping is raised tenfold before a factorisation is given up."""
+
+OFFICIAL_TAIL, PAPER_TAIL = 0.15, 0.10
+"""Share of entries the release (15 %) and the paper (10 %) never admit."""
+
+PANEL, SUB = 128, 4
+"""Columns updated together in `official`; the release treats each group of 4 as independent."""
+
+TRIANGLE = 256
+"""Columns of a triangular product that are multiplied together; what lies below is not read."""
+
+
+class Curvature:
+    """H of one layer input, with everything that is derived from it: each computed once, when asked.
+
+    Args:
+        H: (in, in), symmetric, undamped.
+        damping: ``channel`` adds ``percdamp`` of each diagonal entry to itself (equivariant under a
+            scaling of channels), ``mean`` adds ``percdamp`` of the mean diagonal to all.
+        percdamp: The share.
+        G: (in, in), the task's second moments, for `soft` in the metric of the task's outputs.
+        eigen: Eigenvalues and eigenvectors of H over its live channels, where they are known.
+
+    Raises:
+        BadInput: H is not a square matrix, or a setting is out of range.
+        NumericalFailure: H holds non-finite numbers.
+    """
+
+    def __init__(
+        self,
+        H: torch.Tensor,
+        *,
+        damping: Damping = "channel",
+        percdamp: float = 0.01,
+        G: torch.Tensor | None = None,
+        eigen: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
+        if damping not in get_args(Damping):
+            raise BadInput(f"Unknown damping {damping!r}.", fix=nearest(damping, get_args(Damping)))
+        if not 0 <= percdamp < math.inf:
+            raise BadInput(f"percdamp is {percdamp}.", fix="It must be a number of at least 0.")
+        for name, matrix in (("H", H), ("G", G)):
+            if matrix is None:
+                continue
+            if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] != H.shape[0]:
+                raise BadInput(f"{name} has the shape {tuple(matrix.shape)}, not (in, in).")
+            _finite(name, matrix)
+        self.H, self.G, self.damping, self.percdamp = H, G, damping, percdamp
+        self.width = H.shape[0]
+        self._eigen = eigen
+        self._cast: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    @cached_property
+    def live(self) -> torch.Tensor:
+        """Indexes of the channels that calibration ever reached; others may change at no cost."""
+        return (self.H.diagonal() > 0).nonzero().flatten()
+
+    @cached_property
+    def dead(self) -> torch.Tensor:
+        """Indexes of the channels that are always zero: they keep the whole fine-tuning step."""
+        return (self.H.diagonal() <= 0).nonzero().flatten()
+
+    @cached_property
+    def scale(self) -> float:
+        """Mean diagonal of H over live channels: the unit of 1/mu."""
+        return float(self.H.diagonal()[self.live].double().mean()) if len(self.live) else 1.0
+
+    @cached_property
+    def damped(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Lower Cholesky factor of the damped live H, what was added to its diagonal, and the share used."""
+        wide = torch.float64 if self.width <= FP64_WIDTH else torch.float32
+        H = self._live_block(wide)
+        share, dtype = self.percdamp, wide
+        for attempt in range(DAMPING_TRIES + 2):
+            diagonal = H.diagonal()
+            added = share * (diagonal if self.damping == "channel" else diagonal.mean().expand_as(diagonal))
+            A = H + torch.diag(added)
+            lower, info = torch.linalg.cholesky_ex(A)
+            if int(info) == 0 and (dtype == torch.float64 or _residual(lower, A) < RESIDUAL):
+                return lower, added, share
+            if attempt == 0 and dtype == torch.float32:
+                H, dtype = H.double(), torch.float64
+            else:
+                share = max(share, 1e-8) * 10
+        raise NumericalFailure(
+            f"H of {self.width} channels has no Cholesky factor, even with {share / 10:g} of its diagonal added.",
+            why="Its directions cannot be told apart.",
+            fix="Give more calibration rows, or raise percdamp.",
+        )
+
+    @cached_property
+    def inverse_diagonal(self) -> torch.Tensor:
+        """``d``: the diagonal of the inverse of the damped H over live channels, float64."""
+        lower, _, _ = self.damped
+        inverse: torch.Tensor = torch.cholesky_inverse(lower)
+        return inverse.diagonal().double()
+
+    @cached_property
+    def order(self) -> torch.Tensor:
+        """All channels in the order in which `exact` admits them: dead ones first, then descending d."""
+        ranked = torch.argsort(self.inverse_diagonal, descending=True, stable=True)
+        return torch.cat([self.dead, self.live[ranked]])
+
+    @cached_property
+    def upper(self) -> torch.Tensor:
+        """V, upper triangular, with the damped live H in admission order = V V^T."""
+        _, added, _ = self.damped
+        ranked = torch.argsort(self.inverse_diagonal, descending=True, stable=True)
+        A = self._live_block(added.dtype) + torch.diag(added)
+        A = A[ranked][:, ranked]
+        lower: torch.Tensor = torch.linalg.cholesky(A.flip(0, 1))
+        return lower.flip(0, 1)
+
+    @cached_property
+    def place(self) -> torch.Tensor:
+        """Where each channel stands in `order`."""
+        return torch.argsort(self.order)
+
+    @cached_property
+    def spectrum(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Eigenvalues and the (in, n) bases ``left``, ``right`` with ``(I + mu H)^-1 = left f(eig) right^T``.
+
+        Without G both are the eigenvectors of H. With G, ``G (G + mu H)^-1`` has the same form in the
+        generalised eigenvectors; eigenvalues are then those of ``G^-1 H``.
+        """
+        if self.G is not None:
+            return self._generalised(self.G)
+        if self._eigen is not None:
+            values, vectors = self._eigen
+        else:
+            wide = torch.float64 if self.width <= FP64_WIDTH else torch.float32
+            values, vectors = torch.linalg.eigh(self._live_block(wide))
+        values = values.double().clamp_min(0)
+        if len(self.dead):
+            full = vectors.new_zeros(self.width, vectors.shape[1])
+            full[self.live] = vectors
+            vectors = full
+        return values, vectors, vectors
+
+    def _generalised(self, G: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        lower = torch.linalg.cholesky(self.damped_metric(G))
+        inner = torch.linalg.solve_triangular(lower, self.H.double(), upper=False)
+        inner = torch.linalg.solve_triangular(lower, inner.T, upper=False)
+        values, vectors = torch.linalg.eigh((inner + inner.T) / 2)
+        right = torch.linalg.solve_triangular(lower.T, vectors, upper=True)
+        return values.clamp_min(0), lower @ vectors, right
+
+    def damped_metric(self, G: torch.Tensor) -> torch.Tensor:
+        """G made positive definite: damped like H; channels the task never used get the mean's share."""
+        G = G.double()
+        mean = G.diagonal()[G.diagonal() > 0].mean() if bool((G.diagonal() > 0).any()) else G.new_tensor(1.0)
+        share = max(self.percdamp, 1e-6)
+        added = share * (G.diagonal() if self.damping == "channel" else mean.expand(self.width))
+        return G + torch.diag(torch.where(G.diagonal() > 0, added, share * mean))
+
+    @cached_property
+    def mu_unit(self) -> float:
+        """What ``mu=1`` is as a factor of H: 1 / mean diagonal of H (times that of G where there is one)."""
+        metric = 1.0 if self.G is None else float(self.damped_metric(self.G).diagonal().mean())
+        return metric / self.scale
+
+    def cast(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """A derived matrix (``upper``, ``left``, ``right``) in the arithmetic's dtype."""
+        key = (name, dtype)
+        if key not in self._cast:
+            if name in ("left", "right"):
+                source = self.spectrum[1 if name == "left" else 2]
+            else:
+                source = getattr(self, name)
+            self._cast[key] = source.to(dtype).contiguous()
+        return self._cast[key]
+
+    def official_upper(self, dtype: torch.dtype) -> torch.Tensor:
+        """The release's U: dead diagonal entries set to 1, damped, inverse = U^T U; the release has float32.
+
+        Raises:
+            NumericalFailure: The factorisation does not exist, even damped a thousand times more.
+        """
+        if ("official", dtype) in self._cast:
+            return self._cast["official", dtype]
+        H = self.H.to(dtype, copy=True)
+        diagonal = H.diagonal()
+        diagonal[diagonal == 0] = 1.0
+        damp = self.percdamp * diagonal.mean()
+        for factor in (1.0, *(10.0**t for t in range(1, DAMPING_TRIES + 1))):
+            A = H + torch.diag((factor * damp).expand(self.width))
+            lower, first = torch.linalg.cholesky_ex(A)
+            if int(first) == 0:
+                U: torch.Tensor
+                U, second = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+                if int(second) == 0:
+                    self._cast["official", dtype] = U
+                    return U
+        raise NumericalFailure(
+            f"H of {self.width} channels has no Cholesky factor.",
+            fix="Give more calibration rows, raise percdamp, or use the mode soft.",
+        )
+
+    def rank(self) -> int:
+        """Numerical rank of H: eigenvalues above the largest times width times float32's epsilon."""
+        values = self.spectrum[0] if self.G is None else torch.linalg.eigvalsh(self.H.double())
+        if not len(values):
+            return 0
+        return int((values > values.max() * self.width * torch.finfo(torch.float32).eps).sum())
+
+    def _live_block(self, dtype: torch.dtype) -> torch.Tensor:
+        H = self.H.to(dtype)
+        return H if not len(self.dead) else H[self.live][:, self.live]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the whole matrix decided, before any row is edited.
+
+    ``whole``: the fine-tuned matrix fits the budget as it is. ``none``: nothing may be spent. ``k``: live
+    channels admitted by `exact`; ``factor``: per eigenvector, how much of the step `soft` takes away.
+    """
+
+    mode: Mode
+    epsilon: float
+    loss_full: float
+    loss: float
+    whole: bool = False
+    none: bool = False
+    k: int | None = None
+    mu: float | None = None
+    factor: torch.Tensor | None = None
+    curve: torch.Tensor | None = None
+
+
+def coefficients(delta: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
+    """``delta`` (rows, in) in a basis: ``spectrum`` gives D Q, ``prefix`` gives Z = D V in admission order."""
+    if basis == "spectrum":
+        return delta @ curvature.cast("left", delta.dtype)
+    ranked = delta.index_select(1, curvature.order[len(curvature.dead) :])
+    V = curvature.cast("upper", delta.dtype)
+    Z = torch.empty_like(ranked)
+    for start in range(0, V.shape[0], TRIANGLE):
+        stop = start + TRIANGLE
+        Z[:, start:stop] = ranked[:, :stop] @ V[:stop, start:stop]
+    return Z
+
+
+def energies(delta: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
+    """Sum over rows of the squared `coefficients`, float64 (n,)."""
+    return _squares(coefficients(delta, curvature, basis))
+
+
+def factor_energies(A: torch.Tensor, gram: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
+    """`energies` of ``B A`` from A (rank, in) and ``gram = B^T B``, without forming the product."""
+    Z = coefficients(A, curvature, basis).double()
+    return (Z * (gram.double() @ Z)).sum(0).clamp_min(0)
+
+
+def needed_bases(mode: Mode, budget: Budget) -> tuple[Basis, ...]:
+    """The bases whose `energies` `decide` reads."""
+    if mode == "soft":
+        return ("spectrum",)
+    return ("prefix", "spectrum") if budget.mu is not None else ("prefix",)
+
+
+def soft_loss(values: torch.Tensor, energy: torch.Tensor, mu: float) -> float:
+    """L(mu) = 1/2 sum lambda_j |D q_j|^2 / (1 + mu lambda_j)^2."""
+    return float(0.5 * (values * energy / (1 + mu * values) ** 2).sum())
+
+
+def soft_distance(values: torch.Tensor, energy: torch.Tensor, mu: float) -> float:
+    """|E - D|^2 = sum |D q_j|^2 (mu lambda_j / (1 + mu lambda_j))^2."""
+    return float((energy * (mu * values / (1 + mu * values)) ** 2).sum())
+
+
+def allowed_loss(
+    budget: Budget, curvature: Curvature, numel: int, spectrum: torch.Tensor | None = None
+) -> float:
+    """epsilon: the loss a budget allows. ``spectrum`` are the energies of that basis, needed for ``mu``."""
+    if budget.mu is not None:
+        if spectrum is None:
+            raise TypeError("a budget in mu needs the energies of the spectrum")
+        return soft_loss(curvature.spectrum[0], spectrum, budget.mu * curvature.mu_unit)
+    tolerance = budget.rms_tol if budget.rms_tol is not None else math.sqrt(budget.s or 0.0) / 4096.0
+    # Dead channels count as zero in the mean: moving them costs nothing.
+    mean = float((0.5 / curvature.inverse_diagonal).sum()) / curvature.width
+    return tolerance**2 * numel * mean
+
+
+def decide(
+    mode: Mode,
+    budget: Budget,
+    curvature: Curvature,
+    found: Mapping[Basis, torch.Tensor],
+    *,
+    numel: int,
+    squares: torch.Tensor,
+) -> Decision:
+    """How much of the step is kept.
+
+    Args:
+        found: `energies` of the whole matrix in the `needed_bases`.
+        numel: Entries of the whole matrix.
+        squares: (in,), sums over rows of the squared step.
+
+    Raises:
+        BadInput: The mode is not `exact` or `soft`.
+        NumericalFailure: No edit is as cheap as the budget asks.
+    """
+    if mode not in ("exact", "soft"):
+        raise BadInput(f"The mode {mode!r} decides entry by entry.", fix="Use exact or soft.")
+    epsilon = allowed_loss(budget, curvature, numel, found.get("spectrum"))
+    curve = None
+    if mode == "soft":
+        loss_full = soft_loss(curvature.spectrum[0], found["spectrum"], 0.0)
+    else:
+        curve = 0.5 * torch.cat([found["prefix"].new_zeros(1), found["prefix"]]).cumsum(0)
+        # What damping added to the diagonal is not safety loss.
+        _, added, _ = curvature.damped
+        loss_full = max(0.0, float(curve[-1]) - 0.5 * float(added.double() @ squares[curvature.live]))
+    known = Decision(mode, epsilon, loss_full, loss_full, curve=curve)
+    if loss_full <= epsilon:
+        return dataclasses.replace(known, whole=True, mu=0.0, k=len(curvature.live))
+    if epsilon == 0.0:
+        return dataclasses.replace(known, none=True, loss=0.0, mu=math.inf, k=0)
+    if curve is not None:
+        k = int((curve <= epsilon).nonzero().max())
+        return dataclasses.replace(known, loss=float(curve[k]), none=k == 0, k=k)
+    values, energy = curvature.spectrum[0], found["spectrum"]
+    given = budget.mu is not None
+    mu = (budget.mu or 0.0) * curvature.mu_unit if given else _solve_mu(values, energy, epsilon)
+    factor = mu * values / (1 + mu * values)
+    return dataclasses.replace(
+        known, loss=soft_loss(values, energy, mu), mu=mu / curvature.mu_unit, factor=factor
+    )
+
+
+def _solve_mu(values: torch.Tensor, energy: torch.Tensor, epsilon: float) -> float:
+    """The mu whose soft edit costs exactly epsilon; L falls monotonically in it."""
+    from scipy.optimize import brentq
+
+    def gap(log_mu: float) -> float:
+        return soft_loss(values, energy, math.exp(log_mu)) / epsilon - 1.0
+
+    top = float(values.max())
+    low, high = math.log(1e-12 / top), math.log(1e3 / top)
+    while gap(high) > 0:
+        high += math.log(1e3)
+        if high > 600:
+            raise NumericalFailure(
+                f"No edit costs as little as {epsilon:g}.",
+                fix="Give a larger budget, or 0 for none of the step.",
+            )
+    while gap(low) < 0:
+        low -= math.log(1e3)
+    return math.exp(float(brentq(gap, low, high, xtol=1e-13, rtol=1e-14, maxiter=500)))
+
+
+def edit_rows(
+    aligned: torch.Tensor, tuned: torch.Tensor, decision: Decision, curvature: Curvature, dtype: torch.dtype
+) -> torch.Tensor:
+    """The edited rows (n, in) in the arithmetic's dtype.
+
+    Rows do not see each other, so they may come in any number; entries that keep the whole step equal
+    ``tuned``, entries that keep nothing equal ``aligned``.
+    """
+    aligned, tuned = aligned.to(dtype), tuned.to(dtype)
+    if decision.whole:
+        return tuned.clone()
+    if decision.none:
+        new = aligned.clone()
+        new[:, curvature.dead] = tuned[:, curvature.dead]
+        return new
+    delta = tuned - aligned
+    if decision.mode == "soft":
+        assert decision.factor is not None
+        taken = (delta @ curvature.cast("left", dtype)) * decision.factor.to(dtype)
+        new = tuned - taken @ curvature.cast("right", dtype).T
+        if curvature.G is None:
+            new[:, curvature.dead] = tuned[:, curvature.dead]
+        return new
+    return _exact_rows(tuned, coefficients(delta, curvature, "prefix"), decision, curvature)
+
+
+def _exact_rows(
+    tuned: torch.Tensor, Z: torch.Tensor, decision: Decision, curvature: Curvature
+) -> torch.Tensor:
+    """Free channels get ``D_F - Z_F V_FF^-1``, which is ``-D_S V_SF V_FF^-1``; the others are copied."""
+    k = decision.k or 0
+    V = curvature.cast("upper", tuned.dtype)[k:, k:]
+    ranked = tuned.index_select(1, curvature.order)
+    ranked[:, len(curvature.dead) + k :] -= torch.linalg.solve_triangular(V, Z[:, k:], upper=True, left=False)
+    return ranked.index_select(1, curvature.place)
+
+
+def edit_factor(A: torch.Tensor, decision: Decision, curvature: Curvature) -> torch.Tensor:
+    """The new A (rank, in) of a low-rank step ``B A``: B and the rank stay as they are."""
+    dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
+    return edit_rows(torch.zeros_like(A), A, decision, curvature, dtype).to(A.dtype)
+
+
+def edit_matrix(
+    w_aligned: torch.Tensor,
+    w_tuned: torch.Tensor,
+    H: torch.Tensor | Curvature,
+    *,
+    mode: Mode = "soft",
+    mu: float | None = None,
+    rms_tol: float | None = None,
+    s: float | None = None,
+    damping: Damping | None = None,
+    percdamp: float = 0.01,
+    blocksize: int = 2048,
+    G: torch.Tensor | None = None,
+    compensation: bool = True,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The edited matrix and what was decided.
+
+    Args:
+        w_aligned: (out, in), the aligned model's weights.
+        w_tuned: (out, in), the fine-tuned model's weights.
+        H: (in, in), undamped, or a `Curvature` whose factors are reused.
+        mode: ``official``, ``paper``, ``exact`` or ``soft``.
+        mu: See `Budget`; exactly one of ``mu``, ``rms_tol`` and ``s``, or none for the mode's default.
+        rms_tol: See `Budget`.
+        s: See `Budget`.
+        damping: ``channel`` or ``mean``; default ``mean`` for `official`, ``channel`` otherwise.
+        percdamp: Share of the diagonal that damping adds.
+        blocksize: Columns of a block in `official`.
+        G: (in, in), the task's second moments; `soft` only.
+        compensation: False leaves entries that were not admitted as they were (`official`, `paper`).
+
+    Returns:
+        The new matrix in ``w_tuned``'s dtype (admitted entries bit-equal to ``w_tuned``) and ``info``:
+        ``loss`` = L(E) and ``loss_full`` = L(D) on the undamped H, ``distance`` = |E - D|^2 / |D|^2; ``mask``
+        (out, in) for `official` and `paper`; ``order`` and ``k`` (channels admitted, dead ones included)
+        and ``curve`` (loss of every k on the damped H) for `exact`; ``mu`` in the argument's unit for
+        `soft`; ``epsilon``, ``percdamp`` as used.
+
+    Raises:
+        BadInput: Shapes or settings do not fit.
+        NumericalFailure: Non-finite weights, or H cannot be factorised.
+    """
+    if mode not in MODES:
+        raise BadInput(f"Unknown mode {mode!r}.", fix=nearest(str(mode), MODES))
+    budget = Budget.of(mode, mu, rms_tol, s)
+    known = H if isinstance(H, Curvature) else None
+    curvature = known or Curvature(
+        _tensor(H), damping=damping or ("mean" if mode == "official" else "channel"), percdamp=percdamp, G=G
+    )
+    _check(w_aligned, w_tuned, curvature)
+    if curvature.G is not None and mode != "soft":
+        raise BadInput(f"The mode {mode!r} has no task metric G.", fix="Use soft, or leave G out.")
+    dtype = torch.float64 if torch.float64 in (w_aligned.dtype, w_tuned.dtype) else torch.float32
+    aligned, tuned = w_aligned.to(dtype), w_tuned.to(dtype)
+    if mode == "official":
+        new, mask = _official(aligned, tuned, curvature, budget, blocksize, compensation)
+        info: dict[str, Any] = {"mask": mask}
+    elif mode == "paper":
+        new, mask, epsilon = _paper(aligned, tuned, curvature, budget, compensation)
+        info = {"mask": mask, "epsilon": epsilon}
+    else:
+        return _edit_columns(aligned, tuned, w_tuned.dtype, curvature, mode, budget)
+    info |= {"loss": loss(new - aligned, curvature.H), "loss_full": loss(tuned - aligned, curvature.H)}
+    return _finish(new, aligned, tuned, w_tuned.dtype, info)
+
+
+def _edit_columns(
+    aligned: torch.Tensor,
+    tuned: torch.Tensor,
+    given: torch.dtype,
+    curvature: Curvature,
+    mode: Mode,
+    budget: Budget,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    delta = tuned - aligned
+    # The product that shows what every prefix costs is also what the edit is made of.
+    Z = {basis: coefficients(delta, curvature, basis) for basis in needed_bases(mode, budget)}
+    found = {basis: _squares(held) for basis, held in Z.items()}
+    decision = decide(mode, budget, curvature, found, numel=delta.numel(), squares=_squares(delta))
+    if mode == "exact" and not (decision.whole or decision.none):
+        new = _exact_rows(tuned, Z["prefix"], decision, curvature)
+    else:
+        new = edit_rows(aligned, tuned, decision, curvature, delta.dtype)
+    info: dict[str, Any] = {
+        "loss": decision.loss,
+        "loss_full": decision.loss_full,
+        "epsilon": decision.epsilon,
+        "percdamp": curvature.percdamp,
+    }
+    if mode == "soft":
+        return _finish(new, aligned, tuned, given, info | {"mu": decision.mu})
+    _, added, share = curvature.damped
+    if not decision.whole:
+        excess = 0.5 * float(added.double() @ _squares(new - aligned)[curvature.live])
+        info["loss"] = max(0.0, decision.loss - excess)
+    info |= {
+        "order": curvature.order,
+        "k": (decision.k or 0) + len(curvature.dead),
+        "curve": decision.curve,
+        "percdamp": share,
+    }
+    return _finish(new, aligned, tuned, given, info)
+
+
+def _squares(matrix: torch.Tensor) -> torch.Tensor:
+    """Sums of squares over rows, float64; summed pairwise in the matrix's own dtype."""
+    return (matrix * matrix).sum(0).double()
+
+
+def loss(edit: torch.Tensor, H: torch.Tensor) -> float:
+    """L(E) = 1/2 tr(E H E^T), accumulated in float64."""
+    return 0.5 * float(((edit @ H.to(edit.dtype)) * edit).sum(dtype=torch.float64))
+
+
+def _finish(
+    new: torch.Tensor, aligned: torch.Tensor, tuned: torch.Tensor, dtype: torch.dtype, info: dict[str, Any]
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    whole = float(_squares(tuned - aligned).sum())
+    info["distance"] = float(_squares(new - tuned).sum()) / whole if whole else 0.0
+    return new.to(dtype), info
+
+
+def _official(
+    W: torch.Tensor,
+    tuned: torch.Tensor,
+    curvature: Curvature,
+    budget: Budget,
+    blocksize: int,
+    compensation: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The release's numbers without its loops: one stable sort of the columns, lazy panel updates."""
+    if blocksize < 1:
+        raise BadInput(f"blocksize is {blocksize}.", fix="It must be at least 1.")
+    U = curvature.official_upper(W.dtype)
+    diagonal = U.diagonal()
+    rows, width = W.shape
+    W = W.clone()
+    mask = torch.zeros(rows, width, dtype=torch.bool, device=W.device)
+    for start in range(0, width, blocksize):
+        stop = min(start + blocksize, width)
+        salience = 1.0 / diagonal[start:stop] ** 2
+        threshold = salience.mean() * (budget.s or 0.0) / 2 * (rows / 4096)
+        cost = (tuned[:, start:stop] - W[:, start:stop]) ** 2 * salience
+        ranked = torch.argsort(salience, stable=True)
+        keep = rows * (stop - start) - int(OFFICIAL_TAIL * rows * (stop - start))
+        if int(OFFICIAL_TAIL * rows * (stop - start)) == 0:
+            keep = 0  # the release's slice [0:-0] is empty: a tiny block admits nothing
+        mask[:, start:stop] = admit_prefix(cost, ranked, threshold, keep)
+        if not compensation:
+            W[:, start:stop] = torch.where(mask[:, start:stop], tuned[:, start:stop], W[:, start:stop])
+            continue
+        for left in range(start, stop, PANEL):
+            _sweep_panel(W, tuned, mask, U, left, min(left + PANEL, stop))
+    return W, mask
+
+
+def _sweep_panel(
+    W: torch.Tensor, tuned: torch.Tensor, mask: torch.Tensor, U: torch.Tensor, left: int, right: int
+) -> None:
+    """Force the admitted entries of columns [left, right) and let all later columns compensate."""
+    errors = torch.zeros(W.shape[0], right - left, dtype=W.dtype, device=W.device)
+    touched = mask[:, left:right].any(0).tolist()
+    for first in range(left, right, SUB):
+        last = min(first + SUB, right)
+        if not any(touched[first - left : last - left]):
+            continue
+        here = W[:, first:last]
+        forced = torch.where(mask[:, first:last], tuned[:, first:last], here)
+        error = (here - forced) / U.diagonal()[first:last]
+        W[:, first:last] = forced
+        W[:, last:right] -= error @ U[first:last, last:right]
+        errors[:, first - left : last - left] = error
+    if any(touched):
+        W[:, right:] -= errors @ U[left:right, right:]
+
+
+def admit_prefix(
+    cost: torch.Tensor, ranked: torch.Tensor, threshold: torch.Tensor | float, keep: int
+) -> torch.Tensor:
+    """The entries admitted when all entries are taken in the order (rank of column, row).
+
+    Args:
+        cost: (rows, columns), what each entry costs.
+        ranked: Columns, cheapest rank first.
+        threshold: Entries are admitted while the running cost is at most this.
+        keep: Entries considered at all: the first so many.
+
+    Returns:
+        The mask (rows, columns). Only the boundary column needs a running sum.
+    """
+    rows, width = cost.shape
+    mask = torch.zeros(rows, width, dtype=torch.bool, device=cost.device)
+    # As torch sums float32: in float64, rounded at every comparison.
+    before = torch.cat(
+        [cost.new_zeros(1, dtype=torch.float64), cost.sum(0, dtype=torch.float64)[ranked]]
+    ).cumsum(0)
+    limit = torch.as_tensor(threshold, dtype=cost.dtype, device=cost.device)
+    fits = (before.to(cost.dtype)[1:] <= limit).long()
+    whole = int(fits.cumprod(0).sum())
+    whole = min(whole, keep // rows if rows else 0)
+    mask[:, ranked[:whole]] = True
+    if whole < width:
+        column = ranked[whole]
+        running = (before[whole] + cost[:, column].cumsum(0, dtype=torch.float64)).to(cost.dtype)
+        admitted = running <= limit
+        admitted[max(0, keep - whole * rows) :] = False
+        mask[:, column] = admitted
+    return mask
+
+
+def _paper(
+    aligned: torch.Tensor, tuned: torch.Tensor, curvature: Curvature, budget: Budget, compensation: bool
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Equations 5 to 10: admit by r = 2d under the additive budget, compensate the rest at once."""
+    delta = tuned - aligned
+    rows, width = delta.shape
+    lower, _, _ = curvature.damped
+    inverse = torch.cholesky_inverse(lower).double()
+    d = inverse.diagonal()
+    epsilon = (budget.s or 0.0) * float((0.5 / d).sum()) / width
+    live = curvature.live
+    ranked = torch.argsort(d, descending=True, stable=True)
+    cost = delta[:, live].double() ** 2 / (2 * d)
+    keep = rows * len(live) - int(PAPER_TAIL * rows * len(live))
+    chosen = admit_prefix(cost, ranked, epsilon, keep)
+    mask = torch.ones(rows, width, dtype=torch.bool, device=delta.device)
+    mask[:, live] = chosen
+    new = torch.where(mask, tuned, aligned)
+    if compensation:
+        pull = (chosen * delta[:, live].double() / d) @ inverse
+        new[:, live] += torch.where(chosen, 0.0, pull).to(delta.dtype)
+    return new, mask, epsilon
+
+
+def _check(aligned: torch.Tensor, tuned: torch.Tensor, curvature: Curvature) -> None:
+    for name, weight in (("w_aligned", aligned), ("w_tuned", tuned)):
+        if not isinstance(weight, torch.Tensor) or not weight.is_floating_point() or weight.ndim != 2:
+            raise BadInput(f"{name} is not a matrix of floating-point numbers.", fix="Dequantise it first.")
+        _finite(name, weight)
+    if aligned.shape != tuned.shape or aligned.shape[1] != curvature.width:
+        raise BadInput(
+            f"The shapes do not fit: aligned {tuple(aligned.shape)}, tuned {tuple(tuned.shape)}, "
+            f"H of {curvature.width} channels.",
+            fix="Weights are (out, in), H is (in, in).",
+        )
+
+
+def _tensor(H: Any) -> torch.Tensor:
+    if not isinstance(H, torch.Tensor):
+        raise BadInput(f"H is a {type(H).__name__}, not a tensor.")
+    return H
+
+
+def _finite(name: str, matrix: torch.Tensor) -> None:
+    # One sum is ten times as fast as a count, and finite only if every number is.
+    if bool(torch.isfinite(matrix.sum())):
+        return
+    bad = int((~torch.isfinite(matrix)).sum())
+    if bad:
+        raise NumericalFailure(
+            f"{name} holds {bad} non-finite numbers.",
+            why="Every result would be one.",
+            fix="Repair it first.",
+        )
+
+
+def _residual(lower: torch.Tensor, A: torch.Tensor) -> float:
+    return float(torch.linalg.matrix_norm(lower @ lower.T - A) / torch.linalg.matrix_norm(A))

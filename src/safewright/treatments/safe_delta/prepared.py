@@ -1,0 +1,149 @@
+"""A prepared folder read back: H of every layer input, with what was derived from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safewright.errors import BadInput
+from safewright.models.checkpoint import read_file
+from safewright.types import ModelRef
+
+if TYPE_CHECKING:
+    import torch
+
+    from safewright.treatments.safe_delta.config import SafeDeltaConfig
+    from safewright.treatments.safe_delta.core import Curvature
+
+FACTS = "prep.json"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One layer input: the linear maps that read it, and how well calibration covered it.
+
+    ``rank`` of H; ``dead`` channels that were always zero; ``condition``: largest over smallest eigenvalue;
+    ``outlier``: largest over median diagonal entry.
+    """
+
+    name: str
+    file: str
+    layer: int
+    width: int
+    modules: tuple[str, ...]
+    tokens: int
+    rank: int
+    dead: int
+    condition: float
+    outlier: float
+    digest: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Its fields as plain JSON."""
+        return {**asdict(self), "modules": list(self.modules)}
+
+
+def group_file(name: str, layer: int) -> str:
+    """The file of a group, called after its layer and the first map that reads it."""
+    return f"L{layer:03d}.{name.rpartition('.')[2]}.safetensors"
+
+
+class Prepared:
+    """A folder of the stage ``prepare``.
+
+    Raises:
+        BadInput: It is none, or damaged.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder).expanduser()
+        file = self.folder / FACTS
+        if not file.is_file():
+            raise BadInput(
+                f"{self.folder} is not a prepared folder: it has no {FACTS}.",
+                fix="Make one: safewright treat safe_delta prepare --model aligned=… --data calibration=… --out DIR",
+            )
+        try:
+            self.facts: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            self.groups = [Group(**{**g, "modules": tuple(g["modules"])}) for g in self.facts["groups"]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadInput(f"{file} is damaged: {error}.", fix="Run the stage prepare again.") from error
+        self.of = {module: group for group in self.groups for module in group.modules}
+
+    def require_for(self, aligned: ModelRef) -> None:
+        """Pass when it was made from this aligned model.
+
+        Raises:
+            BadInput: It was made from another.
+        """
+        made = self.facts["aligned"]
+        if made["digest"] != aligned.digest:
+            raise BadInput(
+                f"{self.folder} was prepared for another aligned model ({made['where']}, {made['digest'][:19]}…; "
+                f"this one is {aligned.digest[:19]}…).",
+                why="Its H says nothing about this model's layers.",
+                fix="Run the stage prepare for this model.",
+            )
+
+    def group(self, module: str) -> Group:
+        """The layer input a linear map reads.
+
+        Raises:
+            BadInput: The folder was prepared without it.
+        """
+        if module not in self.of:
+            raise BadInput(
+                f"{self.folder} holds no H for {module}.",
+                fix="Prepare with the same modules option, or modules=all.",
+            )
+        return self.of[module]
+
+    def read(self, group: Group, *names: str) -> dict[str, torch.Tensor]:
+        """Tensors of a group's file by name; those it does not have are left out.
+
+        Raises:
+            BadInput: The file is missing or damaged.
+        """
+        return read_file(self.folder / group.file, names)
+
+    def curvature(self, group: Group, config: SafeDeltaConfig, device: str = "cpu") -> Curvature:
+        """H of a group with its eigenvectors, on a device."""
+        return _curvature(self, group, config.damp, config.percdamp, config.utility == "task", device)
+
+    def held(self, group: Group, device: str = "cpu") -> torch.Tensor | None:
+        """H of the held-out sequences; None where none were held out."""
+        return _held(self, group, device)
+
+
+@lru_cache(maxsize=1)
+def _held(prepared: Prepared, group: Group, device: str) -> torch.Tensor | None:
+    found = prepared.read(group, "H_held").get("H_held")
+    return None if found is None else found.to(device)
+
+
+@lru_cache(maxsize=1)
+def _curvature(
+    prepared: Prepared, group: Group, damping: Any, percdamp: float, task: bool, device: str
+) -> Curvature:
+    """The last group read: the maps that share an input come one after another."""
+    from safewright.treatments.safe_delta.core import Curvature
+
+    found = {
+        name: tensor.to(device)
+        for name, tensor in prepared.read(group, "H", "values", "vectors", "G").items()
+    }
+    if task and "G" not in found:
+        raise BadInput(
+            f"{prepared.folder} was prepared without fine-tuning rows.",
+            fix="Prepare with utility=task and --data finetune=rows.jsonl",
+        )
+    return Curvature(
+        found["H"],
+        damping=damping,
+        percdamp=percdamp,
+        G=found["G"] if task else None,
+        eigen=(found["values"].double(), found["vectors"]),
+    )
