@@ -35,6 +35,12 @@ def start() -> tuple[Any, Any]:
     return tiny_model(Shape(width=16, layers=1, heads=2, ffn=32), tokenizer, seed=0), tokenizer
 
 
+def test_a_changed_training_loop_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = place(PLAN, tmp_path)
+    monkeypatch.setattr(cache, "_code", lambda: {"training.py": "sha256:" + "0" * 64})
+    assert place(PLAN, tmp_path) != before
+
+
 def test_the_second_call_does_not_train(tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     folder = trained(PLAN, start, cache=tmp_path, progress=lambda name, i, n, _: told.append((name, i, n)))
@@ -47,6 +53,7 @@ def test_the_second_call_does_not_train(tmp_path: Path) -> None:
     facts = json.loads((folder / cache.FACTS_FILE).read_text())
     assert len(facts["losses"]) == 3
     assert facts["versions"].keys() == {"torch", "transformers", "tokenizers"}
+    assert facts["code"].keys() == {"tiny.py", "training.py"}
     AutoModelForCausalLM.from_pretrained(folder)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
+import importlib.resources
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -13,9 +15,10 @@ from typing import Any
 
 from safewright.errors import need_extra
 from safewright.lab.training import Lesson, TrainConfig
-from safewright.runs import digest_json, single_flight, write_json
+from safewright.runs import digest_bytes, digest_json, single_flight, write_json
 
 LIBRARIES = ("torch", "transformers", "tokenizers")
+CODE = ("tiny.py", "training.py")
 FACTS_FILE = "lab.json"
 """Lies beside the weights: what the model is, and the loss of every step of its training."""
 
@@ -42,7 +45,7 @@ class Plan:
     seed: int
 
     def digest(self) -> str:
-        """``sha256:…`` over the plan and the versions of the libraries that carry it out."""
+        """``sha256:…`` over the plan, and over the libraries and our own modules that carry it out."""
         return digest_json({**self.facts(), "lessons": self.lessons})
 
     def facts(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class Plan:
             # Kernels differ between kinds of processor, and with them the last bits of a sum.
             "machine": platform.machine(),
             "versions": {library: _version(library) for library in LIBRARIES},
+            "code": _code(),
         }
 
 
@@ -101,6 +105,13 @@ def trained(
         write_json(folder / FACTS_FILE, {**plan.facts(), "losses": losses})
 
     return single_flight(place(plan, cache), build)
+
+
+@functools.cache
+def _code() -> dict[str, str]:
+    """The digests of our own modules that make a model: templates, starting weights and the training loop."""
+    folder = importlib.resources.files("safewright.lab")
+    return {name: digest_bytes((folder / name).read_bytes()) for name in CODE}
 
 
 def _version(library: str) -> str:
