@@ -160,6 +160,21 @@ def test_prompts_without_tokens_are_errors_of_their_own(tmp_path: Path) -> None:
         loaded.logprobs([empty], ["ban"])
 
 
+def test_a_prompt_has_no_end_token_of_the_tokenizers_own(tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    from safewright.models.chat import encode
+
+    words = tiny.tokenizer("")
+    chat = ({"role": "user", "content": "ban dep"},)
+    plain = encode(words, chat)
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    assert encode(words, chat) == [1, *plain]
+    assert encode(words, ({"role": "user", "content": "ban </s>"},))[-1] == 2
+
+
 def test_nothing_to_read_is_nothing(tiny_folder: Path) -> None:
     loaded = load(tiny_folder)
     assert loaded.generate([], GREEDY) == []

@@ -79,6 +79,13 @@ def test_weights_under_a_name_nothing_loads_are_refused(folder: Path) -> None:
         resolve(folder)
 
 
+def test_a_folder_named_like_weights_holds_none(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(BadInput, match="no weights"):
+        resolve(folder)
+
+
 # Weight files
 
 

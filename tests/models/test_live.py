@@ -65,6 +65,19 @@ def test_a_live_model_in_training_says_what_its_folder_says(model: Any, tiny_fol
     assert said == load(tiny_folder).generate(PROMPTS, GREEDY)
 
 
+def test_a_compiled_model_is_as_it_was_too(model: Any) -> None:
+    import torch
+
+    model.train()
+    settings = model.generation_config
+    loaded = load(torch.compile(model), tokenizer=tiny.tokenizer())
+    with loaded.evaluating():
+        assert not model.training
+        assert model.generation_config is not settings
+    assert model.training
+    assert model.generation_config is settings
+
+
 def test_a_failing_question_leaves_the_model_as_it_was(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model.train()
     settings = model.generation_config

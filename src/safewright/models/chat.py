@@ -57,8 +57,15 @@ def with_system(prompt: tuple[Message, ...], system: str | None) -> tuple[Messag
 
 
 def tokenize(tokenizer: Any, text: str) -> list[int]:
-    """A rendered prompt's token ids. Templates write special tokens themselves: none is added twice."""
-    return token_ids(tokenizer, text, special=not tokenizer.chat_template)
+    """A rendered prompt's token ids. Templates write special tokens themselves: none is added twice.
+
+    A tokenizer that ends every text with its end token does so for training: a prompt goes on.
+    """
+    ids = token_ids(tokenizer, text, special=not tokenizer.chat_template)
+    end = tokenizer.eos_token
+    if ids and ids[-1] == tokenizer.eos_token_id and not text.rstrip().endswith(end):
+        return ids[:-1]
+    return ids
 
 
 def token_ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:

@@ -217,6 +217,7 @@ class HfModel:
         model = self.model
         training = [module for module in model.modules() if module.training]
         owners = [model, model.get_base_model()] if hasattr(model, "get_base_model") else [model]
+        owners = [getattr(owner, "_orig_mod", owner) for owner in owners]  # what torch.compile wraps
         settings = [vars(owner).get("generation_config", _ABSENT) for owner in owners]
         model.eval()
         for owner in owners:

@@ -87,7 +87,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _orphans(folder: Path) -> None:
     """Pass when a folder without loadable weights has no other files that look like weights."""
-    names = sorted(file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    files = (file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    names = sorted(file.name for file in files if file.is_file())
     for name in names:
         found = _SHARD.match(name)
         if not found:
