@@ -174,6 +174,18 @@ def test_an_adapter_on_an_adapter_is_refused(adapter: Path, tmp_path: Path) -> N
             resolve(upper)
 
 
+def test_a_base_written_since_it_was_digested_is_refused(
+    adapter: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_folder, tmp_path / "base"))
+    edit(adapter, base_model_name_or_path=str(base))
+    ref = resolve(adapter)
+    assert load(ref).ref.digest == ref.digest
+    (base / "generation_config.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"has changed since .*generation_config\.json"):
+        load(ref)
+
+
 @pytest.fixture
 def hub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A hub's cache with two revisions of one base model; their commits by name."""

@@ -340,6 +340,16 @@ def test_a_folder_that_went_away_is_named(folder: Path) -> None:
         load(ref)
 
 
+def test_a_folder_written_since_it_was_digested_is_refused(folder: Path, tmp_path: Path) -> None:
+    ref = resolve(folder)
+    (folder / "README.md").write_text("notes")
+    assert load(ref).ref.digest == ref.digest
+    shutil.copy(tiny.save_tiny(tmp_path / "other", seed=3) / "model.safetensors", folder)
+    with pytest.raises(BadInput, match=r"has changed since .*\(model\.safetensors\)"):
+        load(ref)
+    assert load(folder).ref.digest != ref.digest
+
+
 def test_a_resolved_model_is_loaded_in_the_dtype_asked_for(tiny_folder: Path) -> None:
     assert load(resolve(tiny_folder), dtype="bfloat16").ref.dtype == "bfloat16"
     with pytest.raises(BadInput, match="float32"):

@@ -13,7 +13,7 @@ from typing import Any
 
 from safewright.errors import BadInput, Missing, SafewrightError, need_extra
 from safewright.models.hf import DEFAULT_BATCH, HfModel, default_device
-from safewright.models.references import base_folder, local_folder, tokenizer_folder
+from safewright.models.references import base_folder, check_unchanged, local_folder, tokenizer_folder
 from safewright.models.weights import read_json
 from safewright.types import ModelRef
 
@@ -55,6 +55,7 @@ def open_folder(ref: ModelRef, *, device: str = "auto", batch_size: int | None =
     if not model.can_generate():
         raise BadInput(f"{folder} is no model that writes text.", fix="Give a causal language model.")
     tokenizer = _tokenizer(ref)
+    check_unchanged(ref)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return HfModel(model, tokenizer, dataclasses.replace(ref, dtype=dtype), batch_size or DEFAULT_BATCH)
 

@@ -178,7 +178,8 @@ def _from_folder(
     check_weights(folder)
     if not _has_tokenizer(folder) and not any(folder.glob("*.model")):
         raise BadInput(f"{folder} has no tokenizer.", fix="Save it there: tokenizer.save_pretrained(folder).")
-    return ModelRef(
+    stamp = _stamp(folder)
+    ref = ModelRef(
         kind="hf",
         where=where,
         digest=_digest(folder),
@@ -187,6 +188,8 @@ def _from_folder(
         template_digest=_template_digest(folder),
         recipe=recipe,
     )
+    _stamps[ref.kind, where, ref.digest] = stamp
+    return ref
 
 
 def _from_adapter(
@@ -198,7 +201,8 @@ def _from_adapter(
         raise BadInput(f"{folder} is an adapter without {ADAPTER_WEIGHTS[0]}.", fix="Copy it again.")
     check_weights(folder)
     own_template = _template_digest(folder)
-    return ModelRef(
+    stamp = _stamp(folder) | _stamps[base.kind, base.where, base.digest]
+    ref = ModelRef(
         kind="adapter",
         where=where,
         digest=digest_json({"adapter": _digest(folder), "base": base.digest}),
@@ -208,6 +212,8 @@ def _from_adapter(
         template_digest=own_template if own_template or _has_tokenizer(folder) else base.template_digest,
         recipe=recipe or base.recipe,
     )
+    _stamps[ref.kind, where, ref.digest] = stamp
+    return ref
 
 
 def _base_of(folder: Path, dtype: str) -> ModelRef:
@@ -292,8 +298,42 @@ def _check_json(folder: Path) -> None:
             read_json(folder / name)
 
 
+Stamp = frozenset[tuple[str, int, int]]
+_stamps: dict[tuple[str, str, str], Stamp] = {}
+"""Sizes and times of the files that were digested here, by kind, place and digest of the model."""
+
+
+def check_unchanged(ref: ModelRef) -> None:
+    """Pass when no file of a model was written since it was digested.
+
+    A model is digested when a run is planned, and opened when it is first asked: what a training job
+    saves in between must not get its answers under the old weights' digest.
+
+    Raises:
+        BadInput: One was. References that another process made are not known here, and pass.
+    """
+    known = _stamps.get((ref.kind, ref.where, ref.digest))
+    now = _stamp(local_folder(ref)) | (_stamp(base_folder(ref)) if ref.kind == "adapter" else frozenset())
+    if known is not None and known != now:
+        changed = ", ".join(sorted({Path(file).name for file, _, _ in known ^ now})[:3])
+        raise BadInput(
+            f"The folder {ref.where} has changed since its model was digested ({changed}).",
+            why="Answers would be recorded under the digest of other weights.",
+            fix="Wait until nothing writes there, and give the command again.",
+        )
+
+
+def _stamp(folder: Path) -> Stamp:
+    found = ((str(file.resolve()), file.stat()) for file in _behaviour_files(folder))
+    return frozenset((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+
+
+def _behaviour_files(folder: Path) -> list[Path]:
+    return sorted({file for pattern in _BEHAVIOUR for file in folder.glob(pattern) if file.is_file()})
+
+
 def _digest(folder: Path) -> str:
-    files = sorted({file for pattern in _BEHAVIOUR for file in folder.glob(pattern) if file.is_file()})
+    files = _behaviour_files(folder)
     return digest_json({file.name: digest_file(file) for file in files})
 
 
