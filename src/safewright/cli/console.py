@@ -22,14 +22,17 @@ def say(text: str) -> None:
 
 def result(obj: Any) -> None:
     """A result as JSON, on stdout."""
-    print(json.dumps(to_json(obj), ensure_ascii=False, indent=2))
+    # Outside UTF-8 every other letter is an escape: the text stays JSON whatever the terminal's letters are.
+    plain = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    print(json.dumps(to_json(obj), ensure_ascii=not plain, indent=2))
 
 
 def show(drawn: Any) -> None:
     """A table for the reader, on stdout."""
     from rich.console import Console
 
-    Console().print(drawn)
+    # Names and paths come from the user: brackets and colons in them are no markup.
+    Console(markup=False, emoji=False).print(drawn)
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from safewright.errors import BadInput, nearest
 
 JsonOut = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="At most so many rows of each data set.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of row samples and of decoding.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of row samples and of decoding.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/NAME-DIGEST.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew where the folder holds another run.")
@@ -62,7 +64,7 @@ def method_options(sets: Iterable[str], config: Path | None) -> dict[str, Any]:
             options = tomllib.loads(config.read_text("utf-8"))
         except OSError as error:
             raise BadInput(f"--config {config} cannot be read: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise BadInput(f"--config {config} is not TOML: {error}.") from error
     return {**options, **pairs(sets, "--set")}
 
@@ -73,14 +75,24 @@ def by_role(values: Iterable[str], option: str, roles: Iterable[str]) -> dict[st
     Raises:
         BadInput: An unknown role, with the nearest.
     """
-    known = list(roles)
+    known, given = list(roles), list(values)
+    if given and not known:
+        raise BadInput(f"{option} {given[0]!r} has no use here.", fix=f"Leave out {option}.")
     if len(known) == 1:
-        values = [v if v.split("=", 1)[0] in known and "=" in v else f"{known[0]}={v}" for v in values]
-    found = pairs(values, option)
+        given = [value if _names_role(value, known) else f"{known[0]}={value}" for value in given]
+    found = pairs(given, option)
     for role in found:
         if role not in known:
             raise BadInput(f"{option} names the unknown role {role!r}.", fix=nearest(role, known))
     return found
+
+
+def _names_role(value: str, known: list[str]) -> bool:
+    """Whether a value begins with a role, right or mistyped, and is not a path or address with a ``=`` in it."""
+    role, equals, _ = value.partition("=")
+    if not equals or role.strip() in known:
+        return bool(equals)
+    return role.strip().isidentifier() and not Path(value).exists()
 
 
 def share(value: float, option: str) -> float:
