@@ -16,7 +16,7 @@ import pkgutil
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from safewright.errors import BadInput, nearest
@@ -28,11 +28,29 @@ PLUGINS = "safewright.plugins"
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a treatment that can be asked for alone: ``(job) -> what it found``, in plain JSON.
+
+    ``takes`` are the roles of the models it needs. ``writes``: it fills a new folder; otherwise it reads
+    the folder given by ``--out``, or only reports.
+    """
+
+    function: Callable[..., Any]
+    takes: tuple[str, ...] = ()
+    writes: bool = False
+
+    @property
+    def summary(self) -> str:
+        """The first line of what it says about itself."""
+        return _summary(self.function)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One method of the catalog.
 
-    ``takes`` and ``optional`` name the roles of the models it is given; ``data`` the roles of its data.
-    ``config`` is the dataclass of its options.
+    ``takes`` and ``optional`` name the roles of the models it is given; ``data`` the roles of its data,
+    ``optional_data`` those it can do without. ``config`` is the dataclass of its options.
     """
 
     name: str
@@ -50,6 +68,8 @@ class Entry:
     judges: Literal["harmful", "refusal"] | None = None
     behaviour: bool = True
     gives: tuple[str, ...] = ()
+    optional_data: tuple[str, ...] = ()
+    stages: Mapping[str, Stage] = field(default_factory=dict)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -130,9 +150,11 @@ def treatment(
     takes: tuple[str, ...],
     optional: tuple[str, ...] = (),
     data: tuple[str, ...] = (),
+    optional_data: tuple[str, ...] = (),
     gives: tuple[str, ...] = ("weights",),
+    stages: Mapping[str, Stage] | None = None,
 ) -> Callable[[Function], Function]:
-    """Enter a treatment into the catalog: ``(models, data, *, config, out, run) -> TreatmentResult``.
+    """Enter a treatment into the catalog: ``(job: safewright.treatments.Job) -> safewright.treatments.Made``.
 
     Args:
         name: What users call it.
@@ -141,8 +163,10 @@ def treatment(
         config: A frozen dataclass of its options.
         takes: Roles of the models it must be given.
         optional: Roles of models it can use.
-        data: Roles of its rows.
+        data: Roles of rows it must be given.
+        optional_data: Roles of rows it can use.
         gives: What it can write: ``weights``, ``adapter`` or both.
+        stages: Parts of it that can be asked for alone.
     """
 
     def enter(function: Function) -> Function:
@@ -160,6 +184,8 @@ def treatment(
                 data=data,
                 gives=gives,
                 behaviour=False,
+                optional_data=optional_data,
+                stages=dict(stages or {}),
             )
         )
         return function
@@ -199,7 +225,7 @@ def find(name: str, kind: Kind | None = None) -> Entry:
     """
     names = [entry.name for entry in entries(kind)]
     if name not in names:
-        raise BadInput(f"There is no {kind or 'method'} called {name!r}.", fix=nearest(name, names))
+        raise BadInput(f"There is no {kind or 'method'} called {name!r}.", fix=nearest(str(name), names))
     return _entries[name]
 
 
@@ -227,9 +253,14 @@ def read_options(entry: Entry, given: Mapping[str, Any]) -> Any:
         BadInput: An unknown option, with the nearest name, or a value that does not fit.
     """
     fields = entry.options()
+    if not isinstance(given, Mapping):
+        raise BadInput(
+            f"The options of {entry.name} are a {type(given).__name__}.",
+            fix=f"Give a mapping of option names to values, or a {entry.config.__name__}.",
+        )
     for key in given:
         if key not in fields:
-            raise BadInput(f"{entry.name} has no option {key!r}.", fix=nearest(key, fields))
+            raise BadInput(f"{entry.name} has no option {key!r}.", fix=nearest(str(key), fields))
     hints = typing.get_type_hints(entry.config)
     return entry.config(
         **{key: read_value(f"{entry.name}.{key}", hints[key], value) for key, value in given.items()}
@@ -248,9 +279,7 @@ def read_value(name: str, kind: Any, value: Any) -> Any:
             return None
         return read_value(name, next(a for a in args if a is not type(None)), value)
     if origin is Literal:
-        if value not in args:
-            raise BadInput(f"{name} is {value!r}.", fix=nearest(str(value), map(str, args)))
-        return value
+        return _choice(name, args, value)
     wrong = BadInput(f"{name} is {value!r}.", fix=f"It must be {_KINDS.get(kind, kind)}.")
     if kind is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -265,11 +294,22 @@ def read_value(name: str, kind: Any, value: Any) -> Any:
             raise wrong
         try:
             return kind(value)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise wrong from error
     if kind is str and isinstance(value, str):
         return value
     raise wrong
+
+
+def _choice(name: str, choices: tuple[Any, ...], value: Any) -> Any:
+    """The choice that ``value`` is, or is written as."""
+    for choice in choices:
+        if type(value) is type(choice) and value == choice:
+            return choice
+    written = {str(choice): choice for choice in choices}
+    if isinstance(value, str) and value in written:
+        return written[value]
+    raise BadInput(f"{name} is {value!r}.", fix=nearest(str(value), written))
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

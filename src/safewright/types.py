@@ -214,7 +214,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Scorecard:
-    """What a measure found about one or more models; ``records`` names the JSONL file beside it."""
+    """What a measure found about one or more models.
+
+    ``records`` names the JSONL file beside it, ``records_digest`` the bytes of that file.
+    """
 
     measure: str
     version: str
@@ -223,6 +226,7 @@ class Scorecard:
     curves: tuple[Curve, ...] = ()
     tests: tuple[Test, ...] = ()
     records: str = ""
+    records_digest: str = ""
     conventions: Mapping[str, Any] = field(default_factory=dict)
     unscored: Mapping[str, int] = field(default_factory=dict)
     cost: Cost = field(default_factory=Cost)

@@ -49,7 +49,7 @@ def card(measure: str = "harmful_rate", score: str = "harmful", model: str = "a"
 
 def write(folder: Path, found: Scorecard, records: Sequence[Record]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "plan.json").write_text("{}", "utf-8")
+    (folder / "plan.json").write_text('{"safewright": "run/1"}', "utf-8")
     (folder / "scorecard.json").write_text(json.dumps(to_json(found), ensure_ascii=False), "utf-8")
     lines = [json.dumps(to_json(record), ensure_ascii=False) + "\n" for record in records]
     (folder / "records.jsonl").write_text("".join(lines), "utf-8")
@@ -305,14 +305,14 @@ def test_what_is_not_a_finished_run_is_refused(tmp_path: Path) -> None:
         load_cards(tmp_path / "empty")
     folder = run(tmp_path / "audit" / "harmful_rate", {"1": 1.0})
     (folder.parent / "utility").mkdir()
-    (folder.parent / "utility" / "plan.json").write_text("{}", "utf-8")
+    (folder.parent / "utility" / "plan.json").write_text('{"safewright": "run/1"}', "utf-8")
     with pytest.raises(BadInput, match="utility is unfinished"):
         load_cards(tmp_path / "audit")
 
 
 def test_an_audit_that_lacks_its_last_file_is_unfinished(tmp_path: Path) -> None:
     run(tmp_path / "harmful_rate", {"1": 1.0})
-    (tmp_path / "plan.json").write_text('{"audit": {}}', "utf-8")
+    (tmp_path / "plan.json").write_text('{"safewright": "run/1", "audit": {}}', "utf-8")
     with pytest.raises(BadInput, match=r"unfinished: it has no audit\.json"):
         load_cards(tmp_path)
     (tmp_path / "audit.json").write_text("{}", "utf-8")

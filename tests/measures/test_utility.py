@@ -105,8 +105,9 @@ def test_rouge_reading_has_an_interval_over_rows(tmp_path: Path) -> None:
 
 
 def test_an_empty_answer_is_no_answer_not_a_wrong_one(tmp_path: Path) -> None:
-    given = rows(("1", "1"), ("2", "2"), ("", "3"))
-    card = measure_model("utility", Speaking(says), data=given, run=tmp_path / "run")
+    given = rows(("1", "1"), ("2", "2"), ("say nothing", "3"))
+    speaks = Speaking(lambda text: says("" if text == "say nothing" else text))
+    card = measure_model("utility", speaks, data=given, run=tmp_path / "run")
     rate, low, high = card.readings[:3]
     assert (rate.name, rate.value, rate.n, rate.unscored) == ("number_match", 1.0, 2, 1)
     assert (low.value, high.value) == (pytest.approx(2 / 3), 1.0)

@@ -51,7 +51,7 @@ def measure(
     plan = plan_measure(
         name,
         {entry.roles[0]: model, **options.by_role(model_role, "--model-role", entry.roles[1:])},
-        data=options.by_role(data, "--data", entry.data).get(*entry.data[:1]) if data else None,
+        data=next(iter(options.by_role(data, "--data", entry.data[:1]).values()), None),
         judge=judge,
         config=options.method_options(set_, config),
         limit=limit,

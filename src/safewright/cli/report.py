@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,7 @@ def report(
     json: JsonOut = False,
 ) -> None:
     """Draw the page of a finished run again, or print it as Markdown or JSON."""
-    from safewright.compose.folders import load_cards
+    from safewright.compose.folders import load_cards, load_command
     from safewright.report import render_markdown, render_page
     from safewright.runs import write_text
 
@@ -29,7 +28,6 @@ def report(
     if markdown:
         print(render_markdown(folder.name, [card for card, _ in cards]))
         return
-    plan = json_.loads((folder / "plan.json").read_text("utf-8")) if (folder / "plan.json").exists() else {}
-    page = render_page(f"Run {folder.name}", cards, command=plan.get("command", ""))
+    page = render_page(f"Run {folder.name}", cards, command=load_command(folder))
     write_text(folder / "report.html", page)
     print(f"page: {folder / 'report.html'}")

@@ -13,7 +13,8 @@ from safewright.data import LoadedData, load_data
 from safewright.errors import BadInput, Missing, nearest
 from safewright.measures import MAX_UNSCORED, MeasurePlan, plan_measure, run_measure
 from safewright.measures.driver import Progress
-from safewright.models import Deferred, EngineOptions, resolve
+from safewright.measures.plan import as_loaded, as_rows, check_engine, check_seed
+from safewright.models import EngineOptions
 from safewright.models.estimate import Estimate
 from safewright.runs import open_run
 from safewright.runs.run import plan_digest
@@ -41,6 +42,8 @@ class AuditPlan:
 
     model: ModelRef
     measures: Mapping[str, MeasurePlan]
+    ours: bool = True
+    """Whether the model was opened for the audit, and is closed after it."""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -59,7 +62,7 @@ class AuditPlan:
 
 
 def plan_audit(
-    model: str | Path | ModelRef,
+    model: str | Path | ModelRef | Any,
     *,
     data: Mapping[str, Any] | None = None,
     judges: Mapping[str, Judge | str] | None = None,
@@ -72,7 +75,7 @@ def plan_audit(
     """An audit ready to run.
 
     Args:
-        model: What `safewright.models.resolve` takes.
+        model: What `safewright.models.resolve` takes, or what `safewright.models.load` returned.
         data: Rows by role (``harm``, ``benign``, ``utility``); a missing role takes its preset.
         judges: Judges by role; keyword rules where none is given.
         options: Options of every measure of the audit (``max_new_tokens``) or of one (``utility.metric``).
@@ -85,21 +88,23 @@ def plan_audit(
         BadInput: An unknown role, or rows that do not fit.
         Missing: Presets that cannot be loaded, all of them named.
     """
-    how = engine or EngineOptions()
-    ref = model if isinstance(model, ModelRef) else resolve(model, dtype=how.dtype)
+    how = check_engine(engine)
+    check_seed(seed)
+    for given, roles in (("data", data), ("judges", judges)):
+        _check_roles(given, roles)
     # One model for all measures: opened once, when the first of them has something to ask.
-    opened = Deferred(ref, NEED, how)
+    opened = as_loaded(model, NEED, how, name="the audit")
     rows: dict[str, LoadedData] = {}
     absent: dict[str, Missing] = {}
     for role in AUDIT:
         try:
-            rows[role] = load_data((data or {}).get(role), role, limit=limit, seed=seed, quick=quick)
+            rows[role] = load_data(as_rows((data or {}).get(role)), role, limit=limit, seed=seed, quick=quick)
         except Missing as error:
             absent[role] = error
     if absent:
         raise _all_missing(absent)
     return AuditPlan(
-        ref,
+        opened.ref,
         {
             role: plan_measure(
                 name,
@@ -112,17 +117,37 @@ def plan_audit(
             )
             for role, name in AUDIT.items()
         },
+        ours=opened is not model,
     )
+
+
+def _check_roles(given: str, roles: Mapping[str, Any] | None) -> None:
+    if roles is not None and not isinstance(roles, Mapping):
+        raise BadInput(
+            f"The {given} of an audit are a {type(roles).__name__}.",
+            fix=f"Give a mapping of the roles {', '.join(AUDIT)}.",
+        )
+    for role in roles or {}:
+        if role not in AUDIT:
+            raise BadInput(f"The audit has no role {role!r} for {given}.", fix=nearest(str(role), AUDIT))
 
 
 def _own_options(measure: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options for one measure: plain keys are for all, ``MEASURE.KEY`` for that one alone.
 
+    A mapping under a measure's name (a table of a TOML file) holds options for that measure.
+
     Raises:
         BadInput: A key names a measure that is not part of the audit.
     """
     own: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in options.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{inner}": each for inner, each in value.items()})
+        else:
+            flat[key] = value
+    for key, value in flat.items():
         target, dot, option = key.rpartition(".")
         if dot and target not in AUDIT.values():
             raise BadInput(f"The audit has no measure {target!r}.", fix=nearest(target, AUDIT.values()))
@@ -173,7 +198,7 @@ def run_audit(
                 if told is not None:
                     told(role, cards[role])
         finally:
-            for measure in plan.measures.values():
+            for measure in plan.measures.values() if plan.ours else ():
                 for model in measure.models.values():
                     model.close()
         paths = {role: f"{card.measure}/scorecard.json" for role, card in cards.items()}

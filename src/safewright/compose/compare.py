@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from safewright.compose.folders import find_cards, load_card
 from safewright.errors import BadInput
+from safewright.measures.plan import check_seed
 from safewright.runs import to_json
 from safewright.stats import (
     holm,
@@ -95,6 +96,7 @@ def compare(a: Path | str, b: Path | str, *, level: float = 0.95, seed: int = 0)
     """
     if not 0 < level < 1:
         raise BadInput(f"level is {level}.", fix="Give a number between 0 and 1, such as 0.95.")
+    check_seed(seed)
     cards_a, cards_b = _by_measure(a), _by_measure(b)
     shared = [name for name in cards_a if name in cards_b]
     if not shared:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path, PurePath
 from typing import Any, NoReturn, TypeVar
 
 from safewright.errors import BadInput
-from safewright.runs import from_json
+from safewright.runs import digest_bytes, from_json
+from safewright.runs.folder import is_plan
 from safewright.types import Record, Scorecard
 
 CARD_FILE = "scorecard.json"
@@ -43,10 +45,13 @@ def find_cards(folder: Path | str) -> list[Path]:
     cards = _visible(root, CARD_FILE)
     finished = {file.parent for file in cards}
     for plan in _visible(root, PLAN_FILE):
+        found = _parse(_text(plan), str(plan))
+        if not is_plan(found):
+            continue  # the plan of something else
         # An audit's own plan lies above the scorecards of its measures.
         ended = any(done == plan.parent or plan.parent in done.parents for done in finished)
         lacking = CARD_FILE
-        if ended and _is_audit(plan) and not (plan.parent / AUDIT_FILE).is_file():
+        if ended and "audit" in found and not (plan.parent / AUDIT_FILE).is_file():
             ended, lacking = False, AUDIT_FILE
         if not ended:
             raise BadInput(
@@ -83,9 +88,12 @@ def load_records(folder: Path | str) -> list[Record]:
     return load_card(folder)[1]
 
 
-def _is_audit(plan: Path) -> bool:
-    found = _parse(_text(plan), str(plan))
-    return isinstance(found, dict) and "audit" in found
+def load_command(folder: Path | str) -> str:
+    """The command that began the run in ``folder``; empty where its plan names none."""
+    file = Path(folder) / PLAN_FILE
+    found = _parse(_text(file), str(file)) if file.is_file() else None
+    command = found.get("command") if isinstance(found, dict) and is_plan(found) else None
+    return command if isinstance(command, str) else ""
 
 
 def _visible(root: Path, name: str) -> list[Path]:
@@ -109,8 +117,15 @@ def _records(file: Path, card: Scorecard) -> list[Record]:
             f"{path} is missing, but {file.name} names it.",
             fix="Copy the run folder as a whole, or run the measure again.",
         )
+    text = _text(path)
+    if card.records_digest and digest_bytes(text.encode("utf-8")) != card.records_digest:
+        raise BadInput(
+            f"{path} is not what {file.name} was made from.",
+            why="A run was stopped while it wrote its results, or one of the two files was changed or replaced.",
+            fix="Give the command that began the run again with the same --out: it goes on from there.",
+        )
     # Not splitlines: answers may contain U+2028 and the like, which JSON does not escape.
-    lines = _text(path).split("\n")
+    lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
     return [
@@ -121,7 +136,9 @@ def _records(file: Path, card: Scorecard) -> list[Record]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text("utf-8")
+        return file.read_bytes().decode("utf-8")  # line ends as they are: they are part of the digest
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read ({error.strerror}).", fix="Check its permissions.") from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise BadInput(f"{file} line {line} is not UTF-8: {error.reason}.", fix=_AGAIN) from error
@@ -129,7 +146,7 @@ def _text(file: Path) -> str:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
         place = f"{where} column {error.colno}" if "\n" not in text else f"{where} line {error.lineno}"
         raise BadInput(f"{place} is damaged: {error.msg}.", fix=_AGAIN) from error
@@ -142,6 +159,13 @@ def _value(kind: type[T], plain: Any, where: str) -> T:
         return from_json(kind, plain)
     except BadInput as error:
         raise BadInput(f"{where}: {error.what}", fix=error.fix or _AGAIN) from error
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safewright.errors import BadInput
+from safewright.models import check_decoding
 from safewright.types import (
     Better,
     Decoding,
@@ -44,6 +45,13 @@ class Behaviour:
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
+LONGEST = 1_000_000
+"""More new tokens than any model can write; a larger number is a slip."""
+
+MOST_SAMPLES = 10_000
+"""More draws per row than any estimate needs; a larger number is a slip."""
+
+
 @dataclass(frozen=True)
 class AskOptions:
     """Options of every measure that asks each row one question."""
@@ -60,14 +68,18 @@ class AskOptions:
     system: str | None = field(default=None, metadata={"help": "System prompt put before every row."})
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise BadInput(f"max_new_tokens is {self.max_new_tokens}.", fix="It must be at least 1.")
-        if self.temperature is not None and self.temperature < 0:
-            raise BadInput(f"temperature is {self.temperature}.", fix="It must be 0 (greedy) or more.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise BadInput(f"top_p is {self.top_p}.", fix="It must lie in (0, 1].")
-        if self.samples < 1:
-            raise BadInput(f"samples is {self.samples}.", fix="It must be at least 1.")
+        check_decoding(self.chosen())
+        if self.max_new_tokens is not None and self.max_new_tokens > LONGEST:
+            raise BadInput(
+                f"max_new_tokens is {self.max_new_tokens}.", fix=f"It must be at most {LONGEST:,}."
+            )
+        whole = isinstance(self.samples, int) and not isinstance(self.samples, bool)
+        if not whole or not 1 <= self.samples <= MOST_SAMPLES:
+            raise BadInput(
+                f"samples is {self.samples!r}.", fix=f"It must be a whole number from 1 to {MOST_SAMPLES:,}."
+            )
+        if self.system is not None and not isinstance(self.system, str):
+            raise BadInput(f"system is {self.system!r}.", fix="It must be text.")
         if self.samples > 1 and not self.temperature:
             raise BadInput(
                 f"samples is {self.samples}, but decoding is greedy: all answers would be the same.",

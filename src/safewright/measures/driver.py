@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safewright import catalog
-from safewright.measures.behaviour import Behaviour
+from safewright.errors import BadInput
+from safewright.measures.behaviour import Behaviour, answer_status
 from safewright.measures.plan import MeasurePlan, Models, describe_judge, plan_measure
 from safewright.models import Loaded, with_recipe
-from safewright.runs import Run, digest_json, from_json, open_run, run_sync, to_json
+from safewright.runs import Run, digest_bytes, digest_json, from_json, open_run, run_sync, to_json
 from safewright.runs.atomic import dump_json
 from safewright.types import (
     Cost,
@@ -27,6 +29,7 @@ from safewright.types import (
     Record,
     Row,
     Scorecard,
+    Status,
 )
 
 SCORE_CHUNK = 64
@@ -37,6 +40,8 @@ MAX_UNSCORED = 0.02
 
 RUNNING = ("run", "overwrite", "notes", "max_unscored", "progress")
 """Arguments of `run_measure`; the others of `measure_model` go to `plan_measure`."""
+
+T = TypeVar("T")
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
@@ -50,8 +55,10 @@ def measure_model(name: str, models: Models | Mapping[str, Models], **given: Any
 
     Args:
         name: A measure of the catalog.
-        models: What `safewright.models.load` takes, or a mapping of the measure's roles to it.
-        data: A file, a preset's name, loaded data, or rows; the role's default preset where None.
+        models: What `safewright.models.resolve` takes, what `safewright.models.load` returned (a model in
+            memory comes this way, with its tokenizer), or a mapping of the measure's roles to these.
+        data: A file, a preset's name, loaded data, rows, or mappings in a public format; the role's default
+            preset where None.
         judge: A judge or its name; the default is the keyword judge, which is weak and says so.
         config: Options of the measure: a mapping, or its configuration dataclass.
         limit: At most so many rows, a sample that depends on ``seed`` alone.
@@ -83,6 +90,8 @@ def run_measure(
 ) -> Scorecard:
     """The scorecard of a planned measure; see `measure_model`."""
     started = time.monotonic()
+    if not 0 <= max_unscored <= 1:
+        raise BadInput(f"max_unscored is {max_unscored}.", fix="It must lie in [0, 1].")
     rows = plan.data.rows if plan.data else []
     with open_run(run or plan.folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
         work = _Work(opened, plan.entry, plan.options, plan.models, progress or _silent)
@@ -94,6 +103,7 @@ def run_measure(
         finally:
             for role in plan.ours:
                 plan.models[role].close()
+        text = "".join(dump_json(record, canonical=True) + "\n" for record in records)
         card = Scorecard(
             measure=plan.entry.name,
             version=plan.entry.version,
@@ -104,6 +114,7 @@ def run_measure(
             curves=findings.curves,
             tests=findings.tests,
             records="records.jsonl",
+            records_digest=digest_bytes(text.encode("utf-8")),
             conventions={
                 "config": to_json(plan.options),
                 "decoding": work.decoding,
@@ -124,7 +135,8 @@ def run_measure(
                 peak_bytes=_peak_bytes(),
             ),
         )
-        opened.write("records.jsonl", "".join(dump_json(record, canonical=True) + "\n" for record in records))
+        # The card names the bytes of its records: a kill between the two leaves no pair that passes for one.
+        opened.write("records.jsonl", text)
         opened.write("scorecard.json", card)
         opened.event("finished", seconds=card.cost.seconds)
     return card
@@ -194,8 +206,10 @@ class _Work:
         keys = [_key(question) for question in questions]
         if len(set(keys)) != len(keys):
             raise RuntimeError(f"{self.entry.name} asks the same (role, id, sample) twice")
-        answers = {tuple(row["key"]): row["generation"] for row in self.run.rows("answers")}
-        known = {key: from_json(Generation, plain) for key, plain in answers.items()}
+        known = {
+            key: _journalled(Generation, row["generation"], "answers")
+            for key, row in _rows(self.run, "answers", ("generation",)).items()
+        }
         for role in dict.fromkeys(question.role for question in questions):
             places = [place for place, question in enumerate(questions) if question.role == role]
             self._ask(behaviour, role, [questions[p] for p in places], [keys[p] for p in places], known, seed)
@@ -245,15 +259,16 @@ class _Work:
         keys: Sequence[tuple[str, str, int]],
         judge: Judge | None,
     ) -> list[Record]:
-        journal = {tuple(row["key"]): row for row in self.run.rows("scores")}
+        names = ("scores", "status", "why", "meta")
+        journal = _rows(self.run, "scores", ("answer", *names))
         pending = []
         for place, (record, key) in enumerate(zip(records, keys, strict=True)):
             row = journal.get(key)
             if row is None or row["answer"] != _answer_digest(record):
                 pending.append(place)
                 continue
-            names = ("scores", "status", "why", "meta")
-            records[place] = dataclasses.replace(record, **{name: row[name] for name in names})
+            kept = _journalled(_Scores, {name: row[name] for name in names}, "scores")
+            records[place] = dataclasses.replace(record, **{name: getattr(kept, name) for name in names})
         for start in range(0, len(pending), SCORE_CHUNK):
             chunk = pending[start : start + SCORE_CHUNK]
             fresh = run_sync(behaviour.score([records[place] for place in chunk], judge))
@@ -271,9 +286,43 @@ class _Work:
                             "meta": record.meta,
                         },
                     )
-            self.judged += len(chunk) if judge else 0
+            if judge is not None:
+                self.judged += sum(answer_status(records[place])[0] == "ok" for place in chunk)
             self.progress("judging", len(records) - len(pending) + start + len(chunk), len(records))
         return records
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What a judge's work adds to a record, as it is journalled."""
+
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+    status: Mapping[str, Status] = field(default_factory=dict)
+    why: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _rows(run: Run, stream: str, fields: Collection[str]) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The latest row of a journal for each question."""
+    found: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for number, row in enumerate(run.rows(stream, ("key", *fields)), start=1):
+        key = row["key"]
+        if not isinstance(key, list) or [type(part) for part in key] != [str, str, int]:
+            raise BadInput(
+                f"Row {number} of the journal {stream} in {run.dir} has the key {key!r}.", fix=_ANEW
+            )
+        found[key[0], key[1], key[2]] = row
+    return found
+
+
+def _journalled(kind: type[T], plain: Any, stream: str) -> T:
+    try:
+        return from_json(kind, plain)
+    except BadInput as error:
+        raise BadInput(f"The journal {stream} is damaged: {error.what}", fix=_ANEW) from error
+
+
+_ANEW = "Use --overwrite to start the run anew."
 
 
 def _key(question: Question) -> tuple[str, str, int]:

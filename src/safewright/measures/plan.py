@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from safewright import catalog
 from safewright.data import LoadedData, load_data
+from safewright.data.rows import Draft, read_object, with_ids
 from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import Behaviour
 from safewright.models import Deferred, EngineOptions, Loaded, resolve, with_recipe
@@ -22,7 +23,12 @@ from safewright.runs.run import plan_digest
 from safewright.types import Judge, ModelRef, Row
 
 Models = str | Path | ModelRef | Any
-"""What names a model: see `safewright.models.load`."""
+"""What names a model, or a model that `safewright.models.load` opened."""
+
+Data = str | Path | LoadedData | Iterable[Row | Mapping[str, Any]] | None
+"""What names rows, or rows: of the type `Row`, or objects in a public format."""
+
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def plan_measure(
     name: str,
     models: Models | Mapping[str, Models],
     *,
-    data: str | Path | LoadedData | Sequence[Row] | None = None,
+    data: Data = None,
     judge: Judge | str | None = None,
     config: Mapping[str, Any] | Any | None = None,
     limit: int | None = None,
@@ -100,12 +106,41 @@ def plan_measure(
         Missing: A model, its server, data or a package is not there.
     """
     entry = catalog.find(name, "measure")
-    options = config if isinstance(config, entry.config) else catalog.read_options(entry, config or {})
-    how = engine or EngineOptions()
+    check_seed(seed)
+    options = (
+        config
+        if isinstance(config, entry.config)
+        else catalog.read_options(entry, {} if config is None else config)
+    )
+    how = check_engine(engine)
     by_role = _models(entry, models, how)
     ours = tuple(role for role, model in by_role.items() if model is not _given(models, role))
     rows = _data(entry, data, limit=limit, seed=seed)
     return MeasurePlan(entry, options, by_role, rows, _judge(entry, judge), seed, how, ours)
+
+
+def check_seed(seed: Any) -> int:
+    """A seed every part of the house can use.
+
+    Raises:
+        BadInput: It is not a whole number from 0 to `LARGEST_SEED`.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise BadInput(f"seed is {seed!r}.", fix=f"It must be a whole number from 0 to {LARGEST_SEED}.")
+    return seed
+
+
+def check_engine(engine: Any) -> EngineOptions:
+    """Engine options, the default ones where None.
+
+    Raises:
+        BadInput: Something else.
+    """
+    if engine is not None and not isinstance(engine, EngineOptions):
+        raise BadInput(
+            f"engine is {engine!r}.", fix="Give EngineOptions(engine=…, device=…) of safewright.models."
+        )
+    return engine or EngineOptions()
 
 
 def describe_judge(judge: Judge | None) -> dict[str, Any] | None:
@@ -121,7 +156,7 @@ def _models(
     for role in by_role:
         if role not in entry.roles:
             raise BadInput(
-                f"{entry.name} takes no model in the role {role!r}.", fix=nearest(role, entry.roles)
+                f"{entry.name} takes no model in the role {role!r}.", fix=nearest(str(role), entry.roles)
             )
     for role in entry.takes:
         if role not in by_role:
@@ -129,36 +164,110 @@ def _models(
                 f"{entry.name} needs a model in the role {role!r}.",
                 fix=f"Give it with --model-role {role}=MODEL",
             )
-    return {role: _open_later(model, entry, how) for role, model in by_role.items()}
+    return {
+        role: as_loaded(model, entry.needs, how, name=f"the role {role!r} of {entry.name}")
+        for role, model in by_role.items()
+    }
 
 
 def _given(models: Models | Mapping[str, Models], role: str) -> Models:
     return models.get(role) if isinstance(models, Mapping) else models
 
 
-def _open_later(model: Models, entry: catalog.Entry, how: EngineOptions) -> Loaded:
+def as_loaded(model: Models, needs: frozenset[str], how: EngineOptions, *, name: str) -> Loaded:
+    """A model to ask: opened when it is first asked where it is named, as it is where it is open already.
+
+    Args:
+        model: A reference, or what `safewright.models.load` returned: that stays the caller's to close.
+        needs: What will be asked of it.
+        how: How it is opened.
+        name: What it is given for, for the errors.
+
+    Raises:
+        BadInput: It is neither, or cannot do what is needed.
+        Missing: The hub or the server cannot be reached.
+    """
     if isinstance(model, (str, Path)):
         model = resolve(model, dtype=how.dtype)
-    if not isinstance(model, ModelRef):
-        opened: Loaded = model  # the caller's, and the caller's to close
-        return opened
-    return Deferred(model, entry.needs, how)
+    if isinstance(model, ModelRef):
+        if model.kind == "live":
+            raise BadInput(
+                f"The reference of a live model ({model.where}) was given for {name}.",
+                why="It says which model that was, but not where it is.",
+                fix="Give what safewright.load(model, tokenizer=tokenizer) returned.",
+            )
+        return Deferred(model, needs, how)
+    if isinstance(model, Deferred):
+        return model
+    if hasattr(model, "state_dict") and hasattr(model, "generate"):
+        raise BadInput(
+            f"A {type(model).__name__} was given for {name} without its tokenizer.",
+            fix="Give safewright.load(model, tokenizer=tokenizer) in its place.",
+        )
+    if isinstance(model, type) or not all(
+        hasattr(model, part) for part in ("ref", "able", "stream", "close")
+    ):
+        raise BadInput(
+            f"A {type(model).__name__} was given for {name}.",
+            why="Each role takes one model.",
+            fix="Give a model folder, a hub id, http://…/v1#NAME, or what safewright.load returned.",
+        )
+    opened: Loaded = model
+    lacking = sorted(needs - opened.able)
+    if lacking:
+        raise BadInput(
+            f"The model given for {name} does not offer {', '.join(lacking)}.",
+            fix="Give the model's folder instead: the hf engine offers everything.",
+        )
+    return opened
 
 
-def _data(
-    entry: catalog.Entry,
-    data: str | Path | LoadedData | Sequence[Row] | None,
-    *,
-    limit: int | None,
-    seed: int,
-) -> LoadedData | None:
+def as_rows(data: Any) -> Any:
+    """Data as `safewright.data.load_data` takes it: rows at hand are checked, and objects read.
+
+    Raises:
+        BadInput: A row is of no public format, an id occurs twice, or it is something else altogether.
+    """
+    if data is None or isinstance(data, (str, Path, LoadedData)):
+        return data
+    if isinstance(data, (Mapping, Row, bytes)) or not isinstance(data, Iterable):
+        raise BadInput(
+            f"The data is a {type(data).__name__}.", fix="Give a file, a preset's name, or a list of rows."
+        )
+    return with_ids([_draft(item, f"row {number}") for number, item in enumerate(data, 1)])
+
+
+def _draft(item: Any, where: str) -> Draft:
+    if isinstance(item, Mapping):
+        return read_object(item, where)
+    if not isinstance(item, Row):
+        raise BadInput(
+            f"{where}: it is a {type(item).__name__}, not a row.",
+            fix="Give Row objects, or mappings with prompt or messages.",
+        )
+    try:
+        # Read as an object of a file would be: the same checks, the same words.
+        read_object({"messages": list(item.prompt), "response": item.reference, "lang": item.lang}, where)
+        to_json(item.meta)
+    except TypeError as error:
+        raise BadInput(
+            f"{where}: it cannot be written down ({error}).",
+            why="A run keeps what was asked.",
+            fix="Give a prompt of {role, content} messages, and meta of plain values.",
+        ) from error
+    if not isinstance(item.id, str) or not isinstance(item.meta, Mapping):
+        raise BadInput(f"{where}: the id is {item.id!r}.", fix="Give a text, and a mapping as meta.")
+    return Draft(item, where)
+
+
+def _data(entry: catalog.Entry, data: Data, *, limit: int | None, seed: int) -> LoadedData | None:
     if not entry.data:
         if data is not None:
             raise BadInput(f"{entry.name} takes no data.", fix="Leave out --data.")
         if limit is not None:
             raise BadInput(f"{entry.name} has no rows to limit.", fix="Leave out --limit.")
         return None
-    return load_data(data, entry.data[0], limit=limit, seed=seed)
+    return load_data(as_rows(data), entry.data[0], limit=limit, seed=seed)
 
 
 def _judge(entry: catalog.Entry, judge: Judge | str | None) -> Judge | None:
@@ -169,6 +278,13 @@ def _judge(entry: catalog.Entry, judge: Judge | str | None) -> Judge | None:
     from safewright.judges import resolve as resolve_judge
 
     found = resolve_judge(judge or "keyword") if judge is None or isinstance(judge, str) else judge
+    if isinstance(found, type) or not all(
+        hasattr(found, part) for part in ("name", "answers", "conventions", "judge")
+    ):
+        raise BadInput(
+            f"A {type(found).__name__} was given as the judge.",
+            fix="Give the name of one, what safewright.resolve_judge returns, or an object like it.",
+        )
     if entry.judges not in found.answers:
         raise BadInput(
             f"The judge {found.name} cannot say whether an answer is a "
