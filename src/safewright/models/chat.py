@@ -89,6 +89,29 @@ def encode(tokenizer: Any, chat: Chat) -> list[int]:
     return tokenize(tokenizer, render(tokenizer, chat))
 
 
+def encode_answered(tokenizer: Any, chat: Chat, answer: str) -> tuple[list[int], int]:
+    """Token ids of a conversation with its answer and end-of-turn token, and where the answer begins.
+
+    Raises:
+        BadInput: The template writes the prompt in another way once an answer follows: a model trained on
+            it would be asked in a form it never saw.
+    """
+    prompt = encode(tokenizer, chat)
+    if not tokenizer.chat_template:
+        own = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return [*prompt, *own, tokenizer.eos_token_id], len(prompt)
+    turns = [*(dict(message) for message in chat), {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
+    whole = tokenize(tokenizer, text)
+    if whole[: len(prompt)] != prompt or len(whole) <= len(prompt):
+        raise BadInput(
+            "The chat template writes a conversation's prompt in another way once the answer follows.",
+            why="Which tokens are the answer cannot be told.",
+            fix="Make the template end the generation prompt where the assistant's text begins.",
+        )
+    return whole, len(prompt)
+
+
 def declared_markers(template: str | None) -> dict[str, str]:
     """The reasoning markers a chat template declares by writing them; empty when it has none."""
     if template and THINK["close"] in template:

@@ -6,6 +6,7 @@ changes; this module reads rows, writes shards in place, journals finished tenso
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +19,10 @@ from safewright.errors import BadInput, Incomplete, NumericalFailure
 from safewright.models.adapters import Adapter, Factors
 from safewright.models.blocks import Blocks, Matrix, blocks_of, chosen, skeleton
 from safewright.models.checkpoint import Checkpoint, Planned, Shards
+from safewright.models.recipes import RECIPE_FILE
 from safewright.models.references import base_folder, local_folder, tokenizer_folder
 from safewright.models.weights import read_json
-from safewright.runs import write_json
+from safewright.runs import write_bytes, write_json
 from safewright.treatments.job import Job
 from safewright.types import ModelRef
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 TILE = 64
 """Rows multiplied together. Fixed, and counted from the matrix's first row: neither the size of reads nor
 the number of workers changes a bit of the result."""
+
+ADAPTER_FILE = "adapter_model.safetensors"
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 """Names of the tensors whose first dimension is the vocabulary."""
@@ -506,6 +510,132 @@ def check_tokenizers(models: Mapping[str, ModelRef]) -> None:
             why="The same row of an embedding would stand for another word.",
             fix="Give the aligned model that was fine-tuned, or the tuned model's own tokenizer.",
         )
+
+
+def every_tensor(opened: Opened, output: Output) -> Output:
+    """The same output with every floating-point tensor edited, whatever its shape."""
+    known = {matrix.tensor: matrix for matrix in opened.blocks.matrices}
+    floating = ("float64", "float32", "float16", "bfloat16")
+    all_ = tuple(
+        known.get(item.name, Matrix(item.name.removesuffix(".weight"), item.name, -1, False))
+        for item in output.planned
+        if item.dtype in floating and item.shape
+    )
+    return dataclasses.replace(output, matrices=all_)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """An `Edit` entry by entry: ``aligned + step (tuned - aligned) + pull (aligned - other)``."""
+
+    step: float
+    pull: float = 0.0
+    other: Path | None = None
+
+    def __call__(self, opened: Opened, matrix: Matrix, dtype: torch.dtype, put: Put) -> dict[str, Any]:
+        import torch
+
+        flat = len(opened.aligned[matrix.tensor].shape) != 2
+        rows = opened.aligned[matrix.tensor].shape[0] if flat else opened.shape(matrix)[0]
+        if opened.tuned[matrix.tensor].shape != opened.aligned[matrix.tensor].shape:
+            raise BadInput(
+                f"The fine-tuning resized {matrix.tensor}: its rows have no counterpart in the aligned model.",
+                fix="Use a repair that keeps the fine-tuned embeddings, such as safe_delta.",
+            )
+        other = None if self.other is None else open_checkpoint(self.other)
+        moved = gap = 0.0
+        size = opened.sources.row_chunk
+        for start in range(0, rows, size):
+            stop = min(rows, start + size)
+            if flat:
+                aligned = opened.aligned.rows(matrix.tensor, start, stop)
+                tuned = opened.tuned.rows(matrix.tensor, start, stop)
+            else:
+                aligned = opened.aligned_rows(matrix, start, stop)
+                tuned = opened.tuned_rows(matrix, start, stop)
+            wide = torch.float64 if aligned.dtype == torch.float64 else torch.float32
+            aligned = aligned.to(wide)
+            delta = tuned.to(wide) - aligned
+            new = aligned + self.step * delta
+            if other is not None:
+                away = (
+                    other.read(matrix.tensor).T
+                    if matrix.transposed
+                    else other.rows(matrix.tensor, start, stop)
+                )
+                new = new + self.pull * (aligned - away.to(wide))
+            put(start, new.to(dtype))
+            moved += float((delta * delta).sum(dtype=torch.float64))
+            gap += float(((new - aligned - delta) ** 2).sum(dtype=torch.float64))
+        return {"module": matrix.module, "layer": matrix.layer, "step": moved, "gap": gap}
+
+
+_open_checkpoints: dict[Path, Checkpoint] = {}
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """A further model's tensors, opened once per process."""
+    if folder not in _open_checkpoints:
+        _open_checkpoints[folder] = Checkpoint(folder)
+    return _open_checkpoints[folder]
+
+
+def third_model(models: Mapping[str, ModelRef], role: str, opened: Opened) -> Path:
+    """The folder of a further model of the same architecture.
+
+    Raises:
+        BadInput: It is no folder, or its tensors differ in name or shape.
+    """
+    folder = local_folder(models[role])
+    other = Checkpoint(folder)
+    other.close()
+    for name, item in opened.aligned.stored.items():
+        found = other.stored.get(name)
+        if found is None or found.shape != item.shape:
+            raise BadInput(
+                f"The {role} model {models[role].where} has the tensor {name} as {found.shape if found else 'none'}, "
+                f"the aligned model as {item.shape}.",
+                fix="Both must be of the same architecture.",
+            )
+    return folder
+
+
+def scale_adapter(
+    opened: Opened, draft: Path, transform: Callable[[str, torch.Tensor], torch.Tensor]
+) -> None:
+    """Write the adapter with every B factor transformed (by module name), everything else as it was."""
+    assert opened.adapter is not None
+    adapter = opened.adapter
+    tensors = {name: adapter.checkpoint.read(name) for name in adapter.checkpoint.stored}
+    for module, factors in adapter.factors.items():
+        tensors[factors.b_name] = transform(module, tensors[factors.b_name])
+    write_adapter_folder(adapter, draft, tensors)
+
+
+def write_adapter_folder(adapter: Adapter, draft: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """An adapter's folder with other factors: configuration, template and tokenizer are taken over."""
+    from safetensors.torch import save
+
+    draft.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(draft / ADAPTER_FILE, save(plain, metadata={"format": "pt"}))
+    for file in sorted(adapter.folder.iterdir()):
+        name = file.name
+        if file.is_file() and (
+            name == "adapter_config.json" or name == RECIPE_FILE or _is_tokenizer_file(name)
+        ):
+            shutil.copyfile(file, draft / name)
+    _absolute_base(adapter.folder, draft)
+
+
+def _absolute_base(source: Path, draft: Path) -> None:
+    """Keep an adapter's base in reach: a path relative to the old folder is none from the new one."""
+    config = read_json(draft / "adapter_config.json")
+    base = str(config.get("base_model_name_or_path") or "")
+    beside = source / base
+    if base and not Path(base).expanduser().exists() and beside.is_dir():
+        config["base_model_name_or_path"] = str(beside.resolve())
+        write_json(draft / "adapter_config.json", config)
 
 
 def merge_kinds(output: Output, opened: Opened) -> dict[str, int]:

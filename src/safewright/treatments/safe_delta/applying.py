@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from safewright.errors import BadInput
 from safewright.models.blocks import Matrix
 from safewright.models.checkpoint import Checkpoint
-from safewright.runs import to_json, write_bytes
+from safewright.runs import to_json
 from safewright.treatments.editing import (
     Opened,
     Output,
@@ -28,6 +27,7 @@ from safewright.treatments.editing import (
     plan_output,
     reports,
     tiles,
+    write_adapter_folder,
     write_model,
 )
 from safewright.treatments.job import Job, Made
@@ -51,8 +51,6 @@ from safewright.types import Check
 
 HELD = ("loss", "loss_full", "held_loss", "held_loss_full")
 """Safety losses of a layer's report: of the edit and of the whole step, on calibration and held-out rows."""
-
-ADAPTER_FILE = "adapter_model.safetensors"
 
 SAME = 1e-6
 """Relative difference up to which a loss that was computed again is the same."""
@@ -284,7 +282,6 @@ def _write_full(job: Job, sources: Sources, output: Output, prep: Path) -> tuple
 
 def write_adapter(job: Job, opened: Opened, output: Output, prepared: Prepared) -> list[dict[str, Any]]:
     """Write an adapter of the same rank: A changes, B and the scaling stay."""
-    from safetensors.torch import save
 
     config: SafeDeltaConfig = job.config
     adapter = opened.adapter
@@ -304,14 +301,10 @@ def write_adapter(job: Job, opened: Opened, output: Output, prepared: Prepared) 
         matrix = by_module[module]
         layers.append({"tensor": matrix.tensor, "layer": matrix.layer, **report})
     job.progress("editing", len(adapter.factors), len(adapter.factors))
-    job.draft.mkdir(parents=True, exist_ok=True)
     dtype = getattr(torch, config.edited_dtype) if config.edited_dtype else None
-    written = {name: (t if dtype is None else t.to(dtype)).contiguous() for name, t in tensors.items()}
-    write_bytes(job.draft / ADAPTER_FILE, save(written, metadata={"format": "pt"}))
-    for file in sorted(adapter.folder.iterdir()):
-        text = file.suffix in (".json", ".jinja", ".model", ".txt") and file.name != "provenance.json"
-        if file.is_file() and text and file.name != "README.md":
-            shutil.copyfile(file, job.draft / file.name)
+    write_adapter_folder(
+        adapter, job.draft, {name: t if dtype is None else t.to(dtype) for name, t in tensors.items()}
+    )
     return layers
 
 
