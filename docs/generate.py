@@ -21,7 +21,13 @@ def methods_page() -> str:
         lines += [f"## {title}", ""]
         for entry in own:
             lines += [f"### `{entry.name}`", "", inspect.getdoc(entry.function) or "", ""]
-            lines += [f"Models: {', '.join(entry.roles)}. Data: {', '.join(entry.data) or 'none'}."]
+            data = [*entry.data, *(f"{role} (optional)" for role in entry.optional_data)]
+            lines += [f"Models: {', '.join(entry.roles)}. Data: {', '.join(data) or 'none'}."]
+            if entry.gives:
+                lines += [f"Gives: {' or '.join(entry.gives)}."]
+            if entry.stages:
+                lines += ["", "Stages:", ""]
+                lines += [f"* `{name}`: {stage.summary}" for name, stage in entry.stages.items()]
             if entry.judges:
                 lines += [f"The judge decides whether an answer is a {entry.judges} one."]
             lines += ["", "| option | default | what it does |", "|---|---|---|"]

@@ -70,6 +70,7 @@ class Entry:
     gives: tuple[str, ...] = ()
     optional_data: tuple[str, ...] = ()
     stages: Mapping[str, Stage] = field(default_factory=dict)
+    estimate: Callable[..., dict[str, float]] | None = None
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -153,6 +154,7 @@ def treatment(
     optional_data: tuple[str, ...] = (),
     gives: tuple[str, ...] = ("weights",),
     stages: Mapping[str, Stage] | None = None,
+    estimate: Callable[..., dict[str, float]] | None = None,
 ) -> Callable[[Function], Function]:
     """Enter a treatment into the catalog: ``(job: safewright.treatments.Job) -> safewright.treatments.Made``.
 
@@ -167,6 +169,8 @@ def treatment(
         optional_data: Roles of rows it can use.
         gives: What it can write: ``weights``, ``adapter`` or both.
         stages: Parts of it that can be asked for alone.
+        estimate: ``(models, data, config, workers) -> {"disk_bytes", "memory_bytes", "seconds"}`` of the
+            whole, before it starts.
     """
 
     def enter(function: Function) -> Function:
@@ -186,6 +190,7 @@ def treatment(
                 behaviour=False,
                 optional_data=optional_data,
                 stages=dict(stages or {}),
+                estimate=estimate,
             )
         )
         return function

@@ -64,6 +64,12 @@ class Missing(SafewrightError):  # noqa: N818
     exit_code = ExitCode.MISSING
 
 
+class GateFailed(SafewrightError):  # noqa: N818
+    """A result did not pass a check it had to pass, or a claim is refuted (exit 10)."""
+
+    exit_code = ExitCode.GATE
+
+
 class TooManyUnscored(SafewrightError):  # noqa: N818
     """The measure ran, but more records than allowed carry no score (exit 11)."""
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from safewright.errors import BadInput, NumericalFailure
 from safewright.treatments.safe_delta.budget import Budget
 from safewright.treatments.safe_delta.core import (
-    Curvature,
     admit_prefix,
     decide,
     edit_factor,
@@ -23,6 +22,7 @@ from safewright.treatments.safe_delta.core import (
     needed_bases,
     soft_distance,
 )
+from safewright.treatments.safe_delta.curvature import Curvature
 from tests.treatments.matrices import curvature, damped, loss, one_shot, pair, solved
 
 MODES = ("official", "paper", "exact", "soft")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from safewright.cli import audit, compare, data, doctor, lab, listing, measure, report
+from safewright.cli import audit, compare, data, doctor, lab, listing, measure, report, treat
 
 app = typer.Typer(
     help="Measure what a language model does wrong, and repair it.",
@@ -17,6 +17,7 @@ app.command("list")(listing.list_methods)
 app.command("show")(listing.show)
 app.command("audit")(audit.audit)
 app.command("measure")(measure.measure)
+app.command("treat")(treat.treat)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")

@@ -24,6 +24,7 @@ PACKAGES = {
         "psutil",
     ),
     "endpoint": ("httpx",),
+    "train": ("trl",),
     "serve": ("fastapi", "uvicorn"),
 }
 """Packages each extra brings; asked for by name, never imported here."""

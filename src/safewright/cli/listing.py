@@ -89,6 +89,8 @@ def show(
                 print(f"  {option['name']} = {option['default']}\n      {option['help']}")
         elif key == "description":
             print(f"\n{value}\n")
+        elif key == "stages" and value:
+            print("stages (after the name):", *value, sep="\n  ")
         elif value not in (None, "", [], ()):
             print(f"{key}: {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
 
@@ -101,9 +103,11 @@ def _method(entry: catalog.Entry) -> dict[str, Any]:
         "paper": entry.paper,
         "description": inspect.getdoc(entry.function),
         "models": [*entry.takes, *(f"{role} (optional)" for role in entry.optional)],
-        "data": list(entry.data),
+        "data": [*entry.data, *(f"{role} (optional)" for role in entry.optional_data)],
         "judge decides": entry.judges,
-        "needs": sorted(entry.needs),
+        "needs": sorted(entry.needs) if entry.kind == "measure" else [],
+        "gives": list(entry.gives),
+        "stages": [f"{name}: {stage.summary}" for name, stage in entry.stages.items()],
         "options": [
             {
                 "name": name,

@@ -120,6 +120,11 @@ def _shape(ref: ModelRef) -> dict[str, int]:
     }
 
 
+def multiply_speed() -> float:
+    """Operations per second of this machine's matrix product in float32, briefly measured."""
+    return _speeds()[1]
+
+
 def _speeds() -> tuple[float, float]:
     """This machine's memory read speed (bytes/s) and matrix speed (operations/s), briefly measured."""
     import numpy as np

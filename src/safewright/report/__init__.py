@@ -6,14 +6,17 @@ The JSON form of a report is the scorecards themselves (`safewright.runs.to_json
 from safewright.report.page import render_comparison, render_page
 from safewright.report.svg import Figure, curve_figure
 from safewright.report.tables import comparison_table, console_table, remarks, render_markdown
+from safewright.report.treatment import layer_figures, render_treatment
 
 __all__ = [
     "Figure",
     "comparison_table",
     "console_table",
     "curve_figure",
+    "layer_figures",
     "remarks",
     "render_comparison",
     "render_markdown",
     "render_page",
+    "render_treatment",
 ]

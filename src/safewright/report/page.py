@@ -58,14 +58,14 @@ def render_page(
     names = list(labels) if labels is not None else view.labels_of([card for card, _ in cards])
     drawn = _as_rates_and_others(page.groups)
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             title=text.one_line(title),
             lead=text.one_line(lead),
             command=text.one_line(command),
             created=text.one_line(created),
-            version=_version(),
+            version=version(),
             view=page,
             notes=[text.one_line(note) for note in (*notes, *page.warnings)],
             figures=(*figures, *_curves(cards, names, page.several)),
@@ -109,14 +109,14 @@ def render_comparison(
         for role, ref in refs.items()
     ]
     return (
-        _environment()
+        environment()
         .get_template("comparison.html.j2")
         .render(
             title=text.one_line(title),
             lead=text.one_line(lead),
             command=text.one_line(command),
             created=text.one_line(created),
-            version=_version(),
+            version=version(),
             notes=[text.one_line(note) for note in notes],
             models=models,
             comparison=shown,
@@ -181,7 +181,7 @@ def _summaries() -> dict[str, str]:
     return {entry.name: entry.summary.replace("`", "") for entry in catalog.entries("measure")}
 
 
-def _version() -> str:
+def version() -> str:
     try:
         return importlib.metadata.version("safewright")
     except importlib.metadata.PackageNotFoundError:
@@ -199,7 +199,7 @@ def _lang(code: Any) -> Markup:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
     import jinja2
 
     # Autoescape is on for every template: whatever a model, a data file or a path says is text.

@@ -6,16 +6,18 @@ import dataclasses
 
 from safewright.treatments.editing import (
     Blend,
-    Sources,
-    check_tokenizers,
     copy_side_files,
     every_tensor,
     plan_output,
     scale_adapter,
-    third_model,
     write_model,
 )
 from safewright.treatments.job import Job, Made
+from safewright.treatments.sources import (
+    Sources,
+    check_tokenizers,
+    third_model,
+)
 from safewright.types import Check
 
 

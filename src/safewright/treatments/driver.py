@@ -83,6 +83,12 @@ class TreatPlan:
         )
         return plain
 
+    def estimate(self, workers: int = 1) -> dict[str, float]:
+        """Disk, memory and time it will take, in ``disk_bytes``, ``memory_bytes`` and ``seconds``."""
+        if self.entry.estimate is None or not self.writes:
+            return {}
+        return self.entry.estimate(self.models, self.data, self.options, workers)
+
     @property
     def run_folder(self) -> Path:
         """Where the run is kept when nothing else is said: beside the result."""

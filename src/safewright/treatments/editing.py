@@ -15,15 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from safewright.errors import BadInput, Incomplete, NumericalFailure
-from safewright.models.adapters import Adapter, Factors
-from safewright.models.blocks import Blocks, Matrix, blocks_of, chosen, skeleton
-from safewright.models.checkpoint import Checkpoint, Planned, Shards
+from safewright.errors import BadInput, Incomplete
+from safewright.models.adapters import Adapter
+from safewright.models.blocks import Matrix, chosen
+from safewright.models.checkpoint import Planned, Shards
 from safewright.models.recipes import RECIPE_FILE
-from safewright.models.references import base_folder, local_folder, tokenizer_folder
+from safewright.models.references import tokenizer_folder
 from safewright.models.weights import read_json
 from safewright.runs import write_bytes, write_json
 from safewright.treatments.job import Job
+from safewright.treatments.sources import Opened, Sources, open_checkpoint
 from safewright.types import ModelRef
 
 if TYPE_CHECKING:
@@ -34,163 +35,6 @@ TILE = 64
 the number of workers changes a bit of the result."""
 
 ADAPTER_FILE = "adapter_model.safetensors"
-
-EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
-"""Names of the tensors whose first dimension is the vocabulary."""
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the weights are: the aligned folder, and the fine-tuned folder or adapter."""
-
-    aligned: Path
-    tuned: Path
-    adapter: bool
-    row_chunk: int = 4096
-
-    @classmethod
-    def of(cls, models: Mapping[str, ModelRef], row_chunk: int = 4096) -> Sources:
-        """The sources of a job's models ``aligned`` and ``tuned``.
-
-        Raises:
-            BadInput: A model has no folder, or the adapter belongs to another base than the aligned model.
-        """
-        aligned, tuned = models["aligned"], models["tuned"]
-        for role, ref in models.items():
-            if ref.kind not in ("hf", "adapter") or (role != "tuned" and ref.kind == "adapter"):
-                raise BadInput(
-                    f"The {role} model {ref.where} is no model folder (it is of the kind {ref.kind!r}).",
-                    fix="Give a folder of save_pretrained; only the tuned model may be an adapter.",
-                )
-        sources = cls(local_folder(aligned), local_folder(tuned), tuned.kind == "adapter", row_chunk)
-        if sources.adapter:
-            from safewright.models import resolve
-
-            base = resolve(base_folder(tuned))
-            if base.digest != aligned.digest:
-                raise BadInput(
-                    f"The adapter {tuned.where} was made for {tuned.base}, whose bytes differ from the aligned "
-                    f"model {aligned.where}.",
-                    why="What the adapter adds is measured against its own base.",
-                    fix=f"Give that base: --model aligned={tuned.base}",
-                )
-        return sources
-
-    def open(self) -> Opened:
-        """The sources with their files open."""
-        return Opened(self)
-
-
-class Opened:
-    """Open sources: rows of the aligned and of the fine-tuned matrices, both (out, in)."""
-
-    def __init__(self, sources: Sources) -> None:
-        self.sources = sources
-        self.aligned = Checkpoint(sources.aligned)
-        model = skeleton(sources.aligned)
-        self.blocks: Blocks = blocks_of(model, self.aligned.stored)
-        self.adapter = Adapter(sources.tuned, model) if sources.adapter else None
-        self.tuned = self.aligned if self.adapter else Checkpoint(sources.tuned)
-        self._chunks: dict[tuple[int, str], tuple[int, torch.Tensor]] = {}
-        if self.adapter is None:
-            self._check_alike()
-
-    def _check_alike(self) -> None:
-        """Pass when both folders hold the same tensors in the same shapes, embeddings' rows apart."""
-        mine, theirs = self.aligned.stored, self.tuned.stored
-        where = f"{self.sources.aligned} and {self.sources.tuned}"
-        for names, what in ((mine.keys() - theirs, "lacks"), (theirs.keys() - mine, "has the extra")):
-            if names:
-                raise BadInput(
-                    f"{self.sources.tuned} {what} {len(names)} tensors, first {min(names)}.",
-                    why="The fine-tuned model must be a fine-tune of the aligned one.",
-                    fix=f"Check that {where} are of the same architecture.",
-                )
-        for name, item in mine.items():
-            other = theirs[name]
-            resized = any(part in name for part in EMBEDDINGS) and item.shape[1:] == other.shape[1:]
-            if item.shape != other.shape and not resized:
-                raise BadInput(
-                    f"The tensor {name} has the shape {item.shape} in the aligned model, {other.shape} in the tuned.",
-                    fix=f"Check that {where} are of the same architecture; only embeddings may be resized.",
-                )
-        for checkpoint in (self.aligned, self.tuned):
-            for item in checkpoint.stored.values():
-                if len(item.shape) >= 2 and not item.floating:
-                    raise BadInput(
-                        f"The tensor {item.name} of {checkpoint.folder} is {item.dtype}: a quantised weight.",
-                        why="Its integers cannot be edited.",
-                        fix="Load the model in bfloat16 (transformers: model.dequantize()) and save that.",
-                    )
-
-    def resized(self) -> list[str]:
-        """Embeddings and heads whose number of rows the fine-tuning changed."""
-        return [
-            name for name, item in self.aligned.stored.items() if self.tuned.stored[name].shape != item.shape
-        ]
-
-    def shape(self, matrix: Matrix) -> tuple[int, int]:
-        """(out, in) of a matrix."""
-        rows, width = self.aligned[matrix.tensor].shape
-        return (width, rows) if matrix.transposed else (rows, width)
-
-    def factors(self, matrix: Matrix) -> Factors | None:
-        """What the adapter adds to a matrix; None where there is no adapter, or not on this one."""
-        return self.adapter.factors.get(matrix.module) if self.adapter else None
-
-    def aligned_rows(self, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
-        """Rows of the aligned matrix."""
-        return self._rows(self.aligned, matrix, start, stop)
-
-    def tuned_rows(self, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
-        """Rows of the fine-tuned matrix, in float32 where an adapter makes them."""
-        if self.adapter is None:
-            return self._rows(self.tuned, matrix, start, stop)
-        rows = self.aligned_rows(matrix, start, stop)
-        if self.factors(matrix) is None:
-            return rows
-        import torch
-
-        A, B, scaling = self.adapter.read(matrix.module)
-        wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        return rows.to(wide) + scaling * (B[start:stop].to(wide) @ A.to(wide))
-
-    def _rows(self, source: Checkpoint, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
-        import torch
-
-        total = self.shape(matrix)[0]
-        pieces: list[torch.Tensor] = []
-        place = start
-        while place < stop:
-            key = (id(source), matrix.tensor)
-            first, held = self._chunks.get(key, (0, None))
-            if held is None or not first <= place < first + held.shape[0]:
-                if matrix.transposed:
-                    first, held = 0, source.read(matrix.tensor).T
-                else:
-                    first, end = place, min(total, place + self.sources.row_chunk)
-                    held = source.rows(matrix.tensor, first, end)
-                if not bool(torch.isfinite(held.float().sum())):
-                    bad = int((~torch.isfinite(held)).sum())
-                    if bad:
-                        raise NumericalFailure(
-                            f"{matrix.tensor} of {source.folder} holds {bad} non-finite numbers.",
-                            why="Every weight it touches would become one.",
-                            fix="Train or download that model again.",
-                        )
-                self._chunks = {k: v for k, v in self._chunks.items() if k[1] == matrix.tensor}
-                self._chunks[key] = (first, held)
-            piece = held[place - first : min(stop - first, held.shape[0])]
-            pieces.append(piece)
-            place += piece.shape[0]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def close(self) -> None:
-        """Close the files."""
-        self.aligned.close()
-        self.tuned.close()
-        if self.adapter:
-            self.adapter.checkpoint.close()
 
 
 def tiles(rows: int) -> Iterable[tuple[int, int]]:
@@ -482,36 +326,6 @@ def _is_tokenizer_file(name: str) -> bool:
     return plain and not name.endswith(_WEIGHTS)
 
 
-def check_tokenizers(models: Mapping[str, ModelRef]) -> None:
-    """Pass when aligned and tuned models turn text into the same numbers.
-
-    Tokens may have been added; those both know must keep their number.
-
-    Raises:
-        BadInput: A token has another number, or is gone.
-    """
-    import transformers
-
-    words = {}
-    for role in ("aligned", "tuned"):
-        folder = tokenizer_folder(models[role])
-        made: Any = transformers.AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-        words[role] = made.get_vocab()
-    moved = sorted(
-        (number, token) for token, number in words["aligned"].items() if words["tuned"].get(token) != number
-    )
-    if moved:
-        number, token = moved[0]
-        raise BadInput(
-            f"The tokenizers differ: {len(moved)} tokens of the aligned model have another number in the tuned one "
-            f"or none (first {token!r}, number {number}).",
-            why="The same row of an embedding would stand for another word.",
-            fix="Give the aligned model that was fine-tuned, or the tuned model's own tokenizer.",
-        )
-
-
 def every_tensor(opened: Opened, output: Output) -> Output:
     """The same output with every floating-point tensor edited, whatever its shape."""
     known = {matrix.tensor: matrix for matrix in opened.blocks.matrices}
@@ -568,36 +382,6 @@ class Blend:
             moved += float((delta * delta).sum(dtype=torch.float64))
             gap += float(((new - aligned - delta) ** 2).sum(dtype=torch.float64))
         return {"module": matrix.module, "layer": matrix.layer, "step": moved, "gap": gap}
-
-
-_open_checkpoints: dict[Path, Checkpoint] = {}
-
-
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """A further model's tensors, opened once per process."""
-    if folder not in _open_checkpoints:
-        _open_checkpoints[folder] = Checkpoint(folder)
-    return _open_checkpoints[folder]
-
-
-def third_model(models: Mapping[str, ModelRef], role: str, opened: Opened) -> Path:
-    """The folder of a further model of the same architecture.
-
-    Raises:
-        BadInput: It is no folder, or its tensors differ in name or shape.
-    """
-    folder = local_folder(models[role])
-    other = Checkpoint(folder)
-    other.close()
-    for name, item in opened.aligned.stored.items():
-        found = other.stored.get(name)
-        if found is None or found.shape != item.shape:
-            raise BadInput(
-                f"The {role} model {models[role].where} has the tensor {name} as {found.shape if found else 'none'}, "
-                f"the aligned model as {item.shape}.",
-                fix="Both must be of the same architecture.",
-            )
-    return folder
 
 
 def scale_adapter(

@@ -38,7 +38,7 @@ class SafeInstructConfig:
     warmup: float = field(default=0.0, metadata={"help": "Share of the steps spent rising to the peak."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's weight decay."})
     lora_rank: int = field(default=0, metadata={"help": "Rank of a LoRA adapter; 0 trains all weights."})
-    lora_alpha: float = field(default=16.0, metadata={"help": "Scaling of the adapter times its rank."})
+    lora_alpha: int = field(default=16, metadata={"help": "Scaling of the adapter times its rank."})
     max_length: int = field(default=512, metadata={"help": "Longest row in tokens; longer ones are cut."})
     save_every: int = field(
         default=200, metadata={"help": "Steps between checkpoints to resume from.", "decides": False}
@@ -112,16 +112,19 @@ def mixed(finetune: Sequence[Row], safe: Sequence[Row], share: float, seed: int)
 
 def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
     try:
-        import trl
+        import trl as untyped
     except ImportError as error:
         raise need_extra("trl", "train") from error
     import datasets
     import torch
     import transformers
+    from transformers.trainer_utils import get_last_checkpoint
 
     from safewright.models import load
     from safewright.models.chat import encode_answered
 
+    trl: Any = untyped
+    last_checkpoint: Any = get_last_checkpoint
     config: SafeInstructConfig = job.config
     loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"gradient"}))
     tokenizer, model = loaded.tokenizer, loaded.model
@@ -196,7 +199,7 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
             callbacks=[Told()],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        found = transformers.trainer_utils.get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        found = last_checkpoint(str(folder)) if folder.is_dir() else None
         trainer.train(resume_from_checkpoint=found)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if not lora:

@@ -10,20 +10,22 @@ from safewright.catalog import treatment
 from safewright.errors import BadInput
 from safewright.models.blocks import Matrix
 from safewright.treatments.editing import (
-    Opened,
     Put,
-    Sources,
-    check_tokenizers,
     copy_side_files,
     merge_kinds,
-    open_checkpoint,
     plan_output,
     reports,
     scale_adapter,
-    third_model,
     write_model,
 )
 from safewright.treatments.job import Job, Made
+from safewright.treatments.sources import (
+    Opened,
+    Sources,
+    check_tokenizers,
+    open_checkpoint,
+    third_model,
+)
 from safewright.types import Check
 
 if TYPE_CHECKING:

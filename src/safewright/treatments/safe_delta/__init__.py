@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safewright.catalog import Stage, treatment
+from safewright.data import LoadedData
 from safewright.errors import BadInput
 from safewright.treatments.job import Job, Made
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
+from safewright.types import ModelRef
 
 if TYPE_CHECKING:
     from safewright.treatments.safe_delta.callback import SafeDeltaCallback as SafeDeltaCallback
@@ -38,22 +41,22 @@ def apply(job: Job) -> dict[str, Any]:
 
 def sweep(job: Job) -> dict[str, Any]:
     """Safety loss and distance to the fine-tuned weights along mu (--set points=…), without generating."""
-    from safewright.treatments.safe_delta import applying
+    from safewright.treatments.safe_delta import verifying
 
-    return applying.sweep(job, _prep(job))
+    return verifying.sweep(job, _prep(job))
 
 
 def verify(job: Job) -> dict[str, Any]:
     """Recompute the safety losses of the repaired model in --out from its files, and compare."""
     from safewright.errors import NumericalFailure
-    from safewright.treatments.safe_delta import applying
+    from safewright.treatments.safe_delta import verifying
 
-    found = applying.read_provenance(job.out)
+    found = verifying.read_provenance(job.out)
     report = found.get("report") or found.get("found") or {}
     if "layers" not in report:
         raise BadInput(f"{job.out} was not made by safe_delta.")
-    models, prep = applying.parents(found, job.out), applying.prep_of(found, job.out, job.config)
-    checks = applying.verify(models, job.out, prep, applying.config_of(report), report["layers"])
+    models, prep = verifying.parents(found, job.out), verifying.prep_of(found, job.out, job.config)
+    checks = verifying.verify(models, job.out, prep, verifying.config_of(report), report["layers"])
     if not all(check.passed for check in checks):
         raise NumericalFailure(
             f"{job.out} does not have the losses it reports: {checks[0].detail}",
@@ -65,9 +68,18 @@ def verify(job: Job) -> dict[str, Any]:
 
 def inspect(job: Job) -> dict[str, Any]:
     """Print rank, conditioning, outlier channels and tokens of the prepared folder in --out."""
-    from safewright.treatments.safe_delta import applying
+    from safewright.treatments.safe_delta import verifying
 
-    return applying.inspect(Path(job.config.prep) if job.config.prep else job.out)
+    return verifying.inspect(Path(job.config.prep) if job.config.prep else job.out)
+
+
+def estimate(
+    models: Mapping[str, ModelRef], data: Mapping[str, LoadedData], config: SafeDeltaConfig, workers: int
+) -> dict[str, float]:
+    """Disk, memory and time of prepare and apply, from the shapes on disk."""
+    from safewright.treatments.safe_delta import estimating
+
+    return estimating.estimate(models, data, config, workers)
 
 
 @treatment(
@@ -78,6 +90,7 @@ def inspect(job: Job) -> dict[str, Any]:
     takes=("aligned", "tuned"),
     optional_data=("calibration", "harmful", "finetune", "test"),
     gives=("weights", "adapter"),
+    estimate=estimate,
     stages={
         "prepare": Stage(prepare, ("aligned",), writes=True),
         "apply": Stage(apply, ("aligned", "tuned"), writes=True),
@@ -93,13 +106,13 @@ def safe_delta(job: Job) -> Made:
     step keeps what costs little there. The default, `soft`, is the closest matrix to the fine-tuned one at
     its safety loss; `official` reproduces the release. Adapter in, adapter of the same rank out.
     """
-    from safewright.treatments.safe_delta import applying
+    from safewright.treatments.safe_delta import applying, verifying
 
     prep = _prep(job)
     made = applying.apply(job, prep)
     assert made.report is not None
     layers = made.report["layers"]
-    verified = applying.verify(job.models, job.draft, prep, job.config, layers)
+    verified = verifying.verify(job.models, job.draft, prep, job.config, layers)
     return Made(made.kind, (*made.checks, *verified), made.report)
 
 

@@ -319,7 +319,7 @@ def _write(
     import torch
     from safetensors.torch import save_file
 
-    from safewright.treatments.safe_delta.core import Curvature
+    from safewright.treatments.safe_delta.curvature import Curvature
 
     config: SafeDeltaConfig = job.config
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from safewright.treatments.safe_delta.config import SafeDeltaConfig
-    from safewright.treatments.safe_delta.core import Curvature
+    from safewright.treatments.safe_delta.curvature import Curvature
 
 FACTS = "prep.json"
 
@@ -129,7 +129,7 @@ def _curvature(
     prepared: Prepared, group: Group, damping: Any, percdamp: float, task: bool, device: str
 ) -> Curvature:
     """The last group read: the maps that share an input come one after another."""
-    from safewright.treatments.safe_delta.core import Curvature
+    from safewright.treatments.safe_delta.curvature import Curvature
 
     found = {
         name: tensor.to(device)

@@ -1,0 +1,148 @@
+"""``safewright treat NAME [STAGE]``: model in, better model out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from safewright.cli import console, options, running
+from safewright.runs import to_json
+
+
+def treat(
+    name: Annotated[str, typer.Argument(help="A treatment; safewright list names them.")],
+    stage: Annotated[
+        str | None,
+        typer.Argument(help="A part of it; see safewright show NAME. Default: the whole."),
+    ] = None,
+    model: Annotated[
+        list[str],
+        typer.Option("--model", metavar="ROLE=MODEL", help="A model folder, adapter or hub id in a role."),
+    ] = [],  # noqa: B006 - typer copies it
+    data: Annotated[
+        list[str], typer.Option("--data", metavar="ROLE=FILE", help="Rows of a role, or a preset's name.")
+    ] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new model.")] = None,
+    set_: options.Set = [],  # noqa: B006
+    config: options.Config = None,
+    limit: options.Limit = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    threads: Annotated[
+        int, typer.Option("--threads", min=1, help="Compute threads of each process; part of the plan.")
+    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that write matrices.")] = 1,
+    overwrite: options.Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print disk, memory and time; change nothing.")
+    ] = False,
+    json: options.JsonOut = False,
+) -> None:
+    """Make a better model: a plain folder or adapter, with its provenance beside the weights."""
+    from safewright import catalog
+    from safewright.treatments import plan_treatment, run_stage, run_treatment
+
+    entry = catalog.find(name, "treatment")
+    plan = plan_treatment(
+        name,
+        options.by_role(model, "--model", entry.roles),
+        options.by_role(data, "--data", (*entry.data, *entry.optional_data)),
+        stage=stage,
+        config=options.method_options(set_, config),
+        out=out,
+        seed=seed,
+        limit=limit,
+        device=device,
+        threads=threads,
+    )
+    estimate = plan.estimate(workers)
+    _tell(estimate)
+    if dry_run:
+        if json:
+            console.result(estimate)
+        return
+    command = running.command_line()
+    given: Any = {"overwrite": overwrite, "workers": workers}
+    given["notes"] = {"command": command, "estimate": estimate}
+    with console.progress() as progress:
+        if stage is None:
+            result = run_treatment(plan, progress=progress, **given)
+        else:
+            found = run_stage(plan, progress=progress, **given)
+    if stage is not None:
+        if json:
+            console.result(found)
+        else:
+            _show(found)
+        return
+    page = _page(result, plan.run_folder, command)
+    if json:
+        console.result(result)
+    else:
+        for check in result.checks:
+            print(f"{'ok' if check.passed else 'FAILED':<7}{check.name}: {check.detail}")
+        print(f"{result.kind}: {out}")
+        print(f"page: {page}")
+    _require_passed(result)
+
+
+def _page(result: Any, folder: Path, command: str) -> Path:
+    from safewright.report import render_treatment
+    from safewright.runs import write_text
+
+    page = folder / "report.html"
+    write_text(page, render_treatment(result, Path(result.history), command=command))
+    return page
+
+
+def _require_passed(result: Any) -> None:
+    from safewright.errors import GateFailed
+
+    failed = [check for check in result.checks if not check.passed]
+    if failed:
+        raise GateFailed(
+            f"{len(failed)} of {len(result.checks)} checks failed: {failed[0].name} ({failed[0].detail}).",
+            why="The model is written, but it is not what was asked for.",
+            fix="Read the page before using it; another budget may serve better.",
+        )
+
+
+def _tell(estimate: Mapping[str, Any]) -> None:
+    """What a treatment will take, on stderr, before it starts."""
+    if not estimate:
+        return
+    parts = [
+        f"{key.removesuffix('_bytes')} about {value / 2**30:.2f} GiB"
+        for key, value in estimate.items()
+        if key.endswith("_bytes")
+    ]
+    if "seconds" in estimate:
+        parts.append(f"time about {running.duration(estimate['seconds'])}")
+    console.say(", ".join(parts))
+
+
+def _show(found: Any, indent: str = "") -> None:
+    """What a stage found, as lines and tables."""
+    plain = to_json(found)
+    for key, value in plain.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            console.show(_table(key, value))
+        elif isinstance(value, dict):
+            print(f"{indent}{key}:")
+            _show(value, indent + "  ")
+        else:
+            print(f"{indent}{key}: {value}")
+
+
+def _table(name: str, rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=name, box=None, header_style="bold", pad_edge=False, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table

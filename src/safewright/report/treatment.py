@@ -1,0 +1,90 @@
+"""The page of one treatment: what it was made from, what was checked, and every layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safewright.report import svg, text
+from safewright.report.page import environment, version
+from safewright.report.svg import Figure
+from safewright.report.view import ModelRow
+from safewright.types import Curve, ModelRef, TreatmentResult
+
+SHOWN = ("tensor", "loss", "loss_full", "held_loss", "held_loss_full", "kept", "distance", "rank")
+"""Columns of the layer table, where a treatment reports them."""
+
+
+def render_treatment(result: TreatmentResult, history: Path, *, command: str = "") -> str:
+    """The HTML page of a treatment's result.
+
+    Args:
+        result: What `safewright.treatments.treat` gave.
+        history: Its provenance file.
+        command: What made it.
+    """
+    found = json.loads(history.read_text("utf-8"))
+    report = found.get("report", {})
+    layers = report.get("layers", [])
+    parents = [
+        ModelRow(role, "", ModelRef(kind=p["kind"], where=p["where"], digest=p["digest"], base=p["base"]))
+        for role, p in found["parents"].items()
+    ]
+    facts = [
+        (key.replace("_", " "), text.plain_value(value))
+        for key, value in report.items()
+        if key not in ("layers", "config", "notes", "losses")
+    ]
+    settings = [(key, text.plain_value(value)) for key, value in found["treatment"]["config"].items()]
+    return (
+        environment()
+        .get_template("treatment.html.j2")
+        .render(
+            title=f"{found['treatment']['name']}: {text.one_line(result.model.where)}",
+            lead="",
+            command=text.one_line(command),
+            created="",
+            version=version(),
+            models=[ModelRow("result", "", result.model), *parents],
+            checks=result.checks,
+            notes=[text.one_line(note) for note in report.get("notes", [])],
+            facts=facts,
+            settings=settings,
+            figures=layer_figures(layers),
+            columns=[name for name in SHOWN if any(row.get(name) is not None for row in layers)],
+            layers=layers,
+            cell=_cell,
+        )
+    )
+
+
+def layer_figures(layers: Sequence[Mapping[str, Any]], *, label: str = "") -> list[Figure]:
+    """The safety loss of every matrix after the repair, as a share of what fine-tuning had cost."""
+    curves = []
+    for name, whole, said in (
+        ("loss", "loss_full", "calibration rows"),
+        ("held_loss", "held_loss_full", "held-out rows"),
+    ):
+        points = [
+            (float(place), row[name] / row[whole])
+            for place, row in enumerate(layers)
+            if row.get(name) is not None and row.get(whole)
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            curves.append((said, Curve(name, x, y, x_unit="matrix, in the model's order")))
+    if not curves:
+        return []
+    title = "Safety loss left in every matrix" + (f": {label}" if label else "")
+    caption = "Share of the loss of the whole fine-tuning step; 1 is the fine-tuned model, 0 the aligned one."
+    return [svg.curve_figure(title, curves, unit="rate", caption=caption)]
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "–"
+    if name in ("kept", "distance"):
+        return text.quantity(value, "rate")
+    return text.plain_value(value)
