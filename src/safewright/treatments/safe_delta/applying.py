@@ -17,29 +17,15 @@ from safewright.treatments.editing import (
     Output,
     Put,
     copy_side_files,
-    fill,
     merge_kinds,
     plan_output,
     reports,
-    tiles,
     write_adapter_folder,
     write_model,
 )
 from safewright.treatments.job import Job, Made
-from safewright.treatments.safe_delta.budget import Budget
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
-from safewright.treatments.safe_delta.core import (
-    Basis,
-    Decision,
-    decide,
-    edit_factor,
-    edit_matrix,
-    edit_rows,
-    energies,
-    factor_energies,
-    needed_bases,
-)
-from safewright.treatments.safe_delta.curvature import Curvature
+from safewright.treatments.safe_delta.matrix import HELD, edit_one, edit_step
 from safewright.treatments.safe_delta.prepared import Prepared
 from safewright.treatments.sources import (
     Opened,
@@ -47,47 +33,6 @@ from safewright.treatments.sources import (
     check_tokenizers,
 )
 from safewright.types import Check
-
-HELD = ("loss", "loss_full", "held_loss", "held_loss_full")
-"""Safety losses of a layer's report: of the edit and of the whole step, on calibration and held-out rows."""
-
-
-@dataclass
-class Losses:
-    """Sums over the rows of one matrix, tile by tile: what an edit costs, and what it keeps."""
-
-    H: torch.Tensor
-    held: torch.Tensor | None
-    loss: float = 0.0
-    loss_full: float = 0.0
-    held_loss: float = 0.0
-    held_loss_full: float = 0.0
-    step: float = 0.0
-    edit: float = 0.0
-    gap: float = 0.0
-
-    def add(self, edit: torch.Tensor, delta: torch.Tensor) -> None:
-        """Add the rows of a tile: the edit as it was written, and the whole step."""
-        for H, suffix in ((self.H, ""), (self.held, "held_")):
-            if H is None:
-                continue
-            for rows, name in ((edit, "loss"), (delta, "loss_full")):
-                cost = 0.5 * float(((rows @ H.to(rows.dtype)) * rows).sum(dtype=torch.float64))
-                setattr(self, suffix + name, getattr(self, suffix + name) + cost)
-        for name, rows in (("step", delta), ("edit", edit), ("gap", edit - delta)):
-            setattr(self, name, getattr(self, name) + float((rows * rows).sum(dtype=torch.float64)))
-
-    def report(self) -> dict[str, Any]:
-        """Losses, kept energy |E|^2 / |D|^2 and distance |E - D|^2 / |D|^2."""
-        found: dict[str, Any] = {name: getattr(self, name) for name in HELD}
-        if self.held is None:
-            found |= {"held_loss": None, "held_loss_full": None}
-        kept = self.edit / self.step if self.step else 1.0
-        return found | {
-            "step": self.step,
-            "kept": kept,
-            "distance": self.gap / self.step if self.step else 0.0,
-        }
 
 
 @dataclass(frozen=True)
@@ -99,106 +44,23 @@ class SafeDeltaEdit:
     device: str = "cpu"
 
     def __call__(self, opened: Opened, matrix: Matrix, dtype: torch.dtype, put: Put) -> dict[str, Any]:
-        prepared = _prepared(self.prep)
-        group = prepared.group(matrix.module)
-        curvature = prepared.curvature(group, self.config, self.device)
-        rows, width = opened.shape(matrix)
-        if width != group.width:
-            raise BadInput(f"{matrix.tensor} has {width} inputs, its H {group.width}.")
-        losses = Losses(curvature.H, prepared.held(group, self.device))
-        work = arithmetic(opened, matrix)
-        if self.config.mode in ("official", "paper"):
-            info = self._whole(opened, matrix, curvature, losses, dtype, put)
-        else:
-            info = self._tiled(opened, matrix, curvature, losses, work, dtype, put)
-        return {
-            "module": matrix.module,
-            "layer": matrix.layer,
-            "shape": [rows, width],
-            "rank": group.rank,
-            **losses.report(),
-            **info,
-        }
+        def rows(start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+            return (
+                opened.aligned_rows(matrix, start, stop).to(self.device),
+                opened.tuned_rows(matrix, start, stop).to(self.device),
+            )
 
-    def _tiled(
-        self,
-        opened: Opened,
-        matrix: Matrix,
-        curvature: Curvature,
-        losses: Losses,
-        work: torch.dtype,
-        dtype: torch.dtype,
-        put: Put,
-    ) -> dict[str, Any]:
-        rows, width = opened.shape(matrix)
-        config = self.config
-        budget = Budget.of(config.mode, config.mu, config.rms_tol, config.s)
-        found: dict[Basis, torch.Tensor] = {}
-        squares = torch.zeros(width, dtype=torch.float64, device=self.device)
-        for start, stop in tiles(rows):
-            _, _, delta = self._tile(opened, matrix, start, stop, work)
-            squares += (delta * delta).sum(0, dtype=torch.float64)
-            for basis in needed_bases(config.mode, budget):
-                energy = energies(delta, curvature, basis)
-                found[basis] = found[basis] + energy if basis in found else energy
-        decision = decide(config.mode, budget, curvature, found, numel=rows * width, squares=squares)
-        for start, stop in tiles(rows):
-            aligned, tuned, delta = self._tile(opened, matrix, start, stop, work)
-            new = edit_rows(aligned, tuned, decision, curvature, work)
-            put_rows = new[: stop - start].to(dtype)
-            edit = torch.zeros_like(delta)
-            edit[: stop - start] = put_rows.to(work) - aligned[: stop - start]
-            losses.add(edit, delta)
-            put(start, put_rows.cpu())
-        return described(decision, curvature)
-
-    def _tile(
-        self, opened: Opened, matrix: Matrix, start: int, stop: int, work: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        aligned = fill(opened.aligned_rows(matrix, start, stop).to(self.device), work)
-        tuned = fill(opened.tuned_rows(matrix, start, stop).to(self.device), work)
-        return aligned, tuned, tuned - aligned
-
-    def _whole(
-        self,
-        opened: Opened,
-        matrix: Matrix,
-        curvature: Curvature,
-        losses: Losses,
-        dtype: torch.dtype,
-        put: Put,
-    ) -> dict[str, Any]:
-        config = self.config
-        rows, _ = opened.shape(matrix)
-        aligned = opened.aligned_rows(matrix, 0, rows).to(self.device)
-        tuned = opened.tuned_rows(matrix, 0, rows).to(self.device)
-        new, info = edit_matrix(
-            aligned,
-            tuned,
-            curvature,
-            mode=config.mode,
-            s=config.s,
-            rms_tol=config.rms_tol,
-            blocksize=config.blocksize,
-            compensation=config.compensation,
+        return edit_one(
+            matrix,
+            rows,
+            opened.shape(matrix),
+            _prepared(self.prep),
+            self.config,
+            work=arithmetic(opened, matrix),
+            dtype=dtype,
+            device=self.device,
+            put=put,
         )
-        new = new.to(dtype)
-        work = arithmetic(opened, matrix)
-        for start, stop in tiles(rows):
-            base = fill(aligned[start:stop], work)
-            losses.add(fill(new[start:stop], work) - base, fill(tuned[start:stop], work) - base)
-            put(start, new[start:stop].cpu())
-        return {"admitted": float(info["mask"].double().mean())}
-
-
-def described(decision: Decision, curvature: Curvature) -> dict[str, Any]:
-    """What a report says about a decision; ``mu`` is None where nothing of the step is kept."""
-    return {
-        "k": decision.k if decision.mode == "exact" else None,
-        "mu": decision.mu if decision.mode == "soft" and math.isfinite(decision.mu or 0.0) else None,
-        "epsilon": decision.epsilon,
-        "percdamp": curvature.percdamp,
-    }
 
 
 def arithmetic(opened: Opened, matrix: Matrix) -> torch.dtype:
@@ -303,60 +165,6 @@ def write_adapter(job: Job, opened: Opened, output: Output, prepared: Prepared) 
         adapter, job.draft, {name: t if dtype is None else t.to(dtype) for name, t in tensors.items()}
     )
     return layers
-
-
-def edit_step(
-    A: torch.Tensor,
-    B: torch.Tensor,
-    scaling: float,
-    module: str,
-    prepared: Prepared,
-    config: SafeDeltaConfig,
-    device: str = "cpu",
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The new A of a low-rank step ``scaling B A``, and its report; the step is never formed."""
-    group = prepared.group(module)
-    curvature = prepared.curvature(group, config, device)
-    if A.shape[1] != group.width:
-        raise BadInput(f"The adapter's factor of {module} has {A.shape[1]} inputs, its H {group.width}.")
-    wide = torch.float64 if A.dtype == torch.float64 else torch.float32
-    old = A.to(device, wide)
-    scaled = scaling * B.to(device, wide)
-    gram = scaled.T @ scaled
-    budget = Budget.of(config.mode, config.mu, config.rms_tol, config.s)
-    found = {
-        basis: factor_energies(old, gram, curvature, basis) for basis in needed_bases(config.mode, budget)
-    }
-    rows = B.shape[0]
-    squares = (old * (gram @ old)).sum(0).double()
-    decision = decide(config.mode, budget, curvature, found, numel=rows * A.shape[1], squares=squares)
-    new_A = edit_factor(old, decision, curvature).to(A.dtype).cpu()
-    edited = new_A.to(device, wide)
-    held = prepared.held(group, device)
-
-    def cost(H: torch.Tensor | None, factor: torch.Tensor) -> float | None:
-        if H is None:
-            return None
-        return 0.5 * float((gram * (factor @ H.to(wide) @ factor.T)).sum(dtype=torch.float64))
-
-    def size(factor: torch.Tensor) -> float:
-        return float((factor * (gram @ factor)).sum(dtype=torch.float64))
-
-    step = size(old)
-    report = {
-        "module": module,
-        "shape": [rows, A.shape[1]],
-        "rank": group.rank,
-        "loss": cost(curvature.H, edited),
-        "loss_full": cost(curvature.H, old),
-        "held_loss": cost(held, edited),
-        "held_loss_full": cost(held, old),
-        "step": step,
-        "kept": size(edited) / step if step else 1.0,
-        "distance": size(edited - old) / step if step else 0.0,
-        **described(decision, curvature),
-    }
-    return new_A, report
 
 
 def summarised(

@@ -14,9 +14,10 @@ from safewright.models.blocks import Matrix
 from safewright.models.checkpoint import Checkpoint
 from safewright.treatments.editing import fill, plan_output, tiles
 from safewright.treatments.job import Job
-from safewright.treatments.safe_delta.applying import HELD, Losses, arithmetic
+from safewright.treatments.safe_delta.applying import arithmetic
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.treatments.safe_delta.core import soft_loss
+from safewright.treatments.safe_delta.matrix import HELD, Losses
 from safewright.treatments.safe_delta.prepared import Prepared
 from safewright.treatments.sources import Sources
 from safewright.types import Check

@@ -1,0 +1,237 @@
+"""Safe Delta on one matrix of a model: read by tiles, edited, and accounted for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from safewright.errors import BadInput
+from safewright.models.blocks import Matrix
+from safewright.treatments.editing import Put, fill, tiles
+from safewright.treatments.safe_delta.budget import Budget
+from safewright.treatments.safe_delta.config import SafeDeltaConfig
+from safewright.treatments.safe_delta.core import (
+    Basis,
+    Decision,
+    decide,
+    edit_factor,
+    edit_matrix,
+    edit_rows,
+    energies,
+    factor_energies,
+    needed_bases,
+)
+from safewright.treatments.safe_delta.curvature import Curvature
+from safewright.treatments.safe_delta.prepared import Prepared
+
+HELD = ("loss", "loss_full", "held_loss", "held_loss_full")
+"""Safety losses of a layer's report: of the edit and of the whole step, on calibration and held-out rows."""
+
+Rows = Callable[[int, int], tuple[torch.Tensor, torch.Tensor]]
+"""Rows start to stop of the aligned and of the fine-tuned matrix, both (out, in)."""
+
+
+@dataclass
+class Losses:
+    """Sums over the rows of one matrix, tile by tile: what an edit costs, and what it keeps."""
+
+    H: torch.Tensor
+    held: torch.Tensor | None
+    loss: float = 0.0
+    loss_full: float = 0.0
+    held_loss: float = 0.0
+    held_loss_full: float = 0.0
+    step: float = 0.0
+    edit: float = 0.0
+    gap: float = 0.0
+
+    def add(self, edit: torch.Tensor, delta: torch.Tensor) -> None:
+        """Add the rows of a tile: the edit as it was written, and the whole step."""
+        for H, suffix in ((self.H, ""), (self.held, "held_")):
+            if H is None:
+                continue
+            for rows, name in ((edit, "loss"), (delta, "loss_full")):
+                cost = 0.5 * float(((rows @ H.to(rows.dtype)) * rows).sum(dtype=torch.float64))
+                setattr(self, suffix + name, getattr(self, suffix + name) + cost)
+        for name, rows in (("step", delta), ("edit", edit), ("gap", edit - delta)):
+            setattr(self, name, getattr(self, name) + float((rows * rows).sum(dtype=torch.float64)))
+
+    def report(self) -> dict[str, Any]:
+        """Losses, kept energy |E|^2 / |D|^2 and distance |E - D|^2 / |D|^2."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in HELD}
+        if self.held is None:
+            found |= {"held_loss": None, "held_loss_full": None}
+        kept = self.edit / self.step if self.step else 1.0
+        return found | {
+            "step": self.step,
+            "kept": kept,
+            "distance": self.gap / self.step if self.step else 0.0,
+        }
+
+
+def edit_one(
+    matrix: Matrix,
+    rows: Rows,
+    shape: tuple[int, int],
+    prepared: Prepared,
+    config: SafeDeltaConfig,
+    *,
+    work: torch.dtype,
+    dtype: torch.dtype,
+    device: str,
+    put: Put,
+) -> dict[str, Any]:
+    """Put every row of the new matrix; its line of the layer report.
+
+    Args:
+        work: The dtype it is computed in.
+        dtype: The dtype it is put in; losses are those of the numbers as they are written.
+        device: Where it is computed.
+    """
+    group = prepared.group(matrix.module)
+    if shape[1] != group.width:
+        raise BadInput(f"{matrix.tensor} has {shape[1]} inputs, its H {group.width}.")
+    curvature = prepared.curvature(group, config, device)
+    losses = Losses(curvature.H, prepared.held(group, device))
+    if config.mode in ("official", "paper"):
+        info = _whole(rows, shape[0], curvature, config, losses, work, dtype, put)
+    else:
+        info = _tiled(rows, shape, curvature, config, losses, work, dtype, device, put)
+    return {
+        "module": matrix.module,
+        "layer": matrix.layer,
+        "shape": list(shape),
+        "rank": group.rank,
+        **losses.report(),
+        **info,
+    }
+
+
+def _tiled(
+    rows: Rows,
+    shape: tuple[int, int],
+    curvature: Curvature,
+    config: SafeDeltaConfig,
+    losses: Losses,
+    work: torch.dtype,
+    dtype: torch.dtype,
+    device: str,
+    put: Put,
+) -> dict[str, Any]:
+    """Two passes over the rows: what the whole matrix decides, then the edit."""
+    count, width = shape
+    budget = Budget.of(config.mode, config.mu, config.rms_tol, config.s)
+    found: dict[Basis, torch.Tensor] = {}
+    squares = torch.zeros(width, dtype=torch.float64, device=device)
+    for start, stop in tiles(count):
+        aligned, tuned = (fill(part, work) for part in rows(start, stop))
+        delta = tuned - aligned
+        squares += (delta * delta).sum(0, dtype=torch.float64)
+        for basis in needed_bases(config.mode, budget):
+            energy = energies(delta, curvature, basis)
+            found[basis] = found[basis] + energy if basis in found else energy
+    decision = decide(config.mode, budget, curvature, found, numel=count * width, squares=squares)
+    for start, stop in tiles(count):
+        aligned, tuned = (fill(part, work) for part in rows(start, stop))
+        new = edit_rows(aligned, tuned, decision, curvature, work)[: stop - start].to(dtype)
+        losses.add(fill(new, work) - aligned, tuned - aligned)
+        put(start, new.cpu())
+    return described(decision, curvature)
+
+
+def _whole(
+    rows: Rows,
+    count: int,
+    curvature: Curvature,
+    config: SafeDeltaConfig,
+    losses: Losses,
+    work: torch.dtype,
+    dtype: torch.dtype,
+    put: Put,
+) -> dict[str, Any]:
+    """The modes that decide entry by entry need the whole matrix at once."""
+    aligned, tuned = rows(0, count)
+    new, info = edit_matrix(
+        aligned,
+        tuned,
+        curvature,
+        mode=config.mode,
+        s=config.s,
+        rms_tol=config.rms_tol,
+        blocksize=config.blocksize,
+        compensation=config.compensation,
+    )
+    new = new.to(dtype)
+    for start, stop in tiles(count):
+        base = fill(aligned[start:stop], work)
+        losses.add(fill(new[start:stop], work) - base, fill(tuned[start:stop], work) - base)
+        put(start, new[start:stop].cpu())
+    return {"admitted": float(info["mask"].double().mean())}
+
+
+def edit_step(
+    A: torch.Tensor,
+    B: torch.Tensor,
+    scaling: float,
+    module: str,
+    prepared: Prepared,
+    config: SafeDeltaConfig,
+    device: str = "cpu",
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The new A of a low-rank step ``scaling B A``, and its report; the step is never formed."""
+    group = prepared.group(module)
+    curvature = prepared.curvature(group, config, device)
+    if A.shape[1] != group.width:
+        raise BadInput(f"The adapter's factor of {module} has {A.shape[1]} inputs, its H {group.width}.")
+    wide = torch.float64 if A.dtype == torch.float64 else torch.float32
+    old = A.to(device, wide)
+    scaled = scaling * B.to(device, wide)
+    gram = scaled.T @ scaled
+    budget = Budget.of(config.mode, config.mu, config.rms_tol, config.s)
+    found = {
+        basis: factor_energies(old, gram, curvature, basis) for basis in needed_bases(config.mode, budget)
+    }
+    rows = B.shape[0]
+    squares = (old * (gram @ old)).sum(0).double()
+    decision = decide(config.mode, budget, curvature, found, numel=rows * A.shape[1], squares=squares)
+    new_A = edit_factor(old, decision, curvature).to(A.dtype).cpu()
+    edited = new_A.to(device, wide)
+    held = prepared.held(group, device)
+
+    def cost(H: torch.Tensor | None, factor: torch.Tensor) -> float | None:
+        if H is None:
+            return None
+        return 0.5 * float((gram * (factor @ H.to(wide) @ factor.T)).sum(dtype=torch.float64))
+
+    def size(factor: torch.Tensor) -> float:
+        return float((factor * (gram @ factor)).sum(dtype=torch.float64))
+
+    step = size(old)
+    report = {
+        "module": module,
+        "shape": [rows, A.shape[1]],
+        "rank": group.rank,
+        "loss": cost(curvature.H, edited),
+        "loss_full": cost(curvature.H, old),
+        "held_loss": cost(held, edited),
+        "held_loss_full": cost(held, old),
+        "step": step,
+        "kept": size(edited) / step if step else 1.0,
+        "distance": size(edited - old) / step if step else 0.0,
+        **described(decision, curvature),
+    }
+    return new_A, report
+
+
+def described(decision: Decision, curvature: Curvature) -> dict[str, Any]:
+    """What a report says about a decision; ``mu`` is None where nothing of the step is kept."""
+    return {
+        "k": decision.k if decision.mode == "exact" else None,
+        "mu": decision.mu if decision.mode == "soft" and math.isfinite(decision.mu or 0.0) else None,
+        "epsilon": decision.epsilon,
+        "percdamp": curvature.percdamp,
+    }
