@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +77,7 @@ def treat(
             console.result(found)
         else:
             _show(found)
+        _require_passed(found.get("checks", ()))
         return
     page = _page(result, plan.run_folder, command)
     if json:
@@ -84,9 +85,11 @@ def treat(
     else:
         for check in result.checks:
             print(f"{'ok' if check.passed else 'FAILED':<7}{check.name}: {check.detail}")
+        for note in _notes(Path(result.history)):
+            print(f"note: {note}")
         print(f"{result.kind}: {out}")
         print(f"page: {page}")
-    _require_passed(result)
+    _require_passed(to_json(result.checks))
 
 
 def _page(result: Any, folder: Path, command: str) -> Path:
@@ -98,13 +101,20 @@ def _page(result: Any, folder: Path, command: str) -> Path:
     return page
 
 
-def _require_passed(result: Any) -> None:
+def _notes(history: Path) -> list[str]:
+    """What a treatment says must be known before its result is believed."""
+    from json import loads
+
+    return list(loads(history.read_text("utf-8")).get("report", {}).get("notes", []))
+
+
+def _require_passed(checks: Sequence[Mapping[str, Any]]) -> None:
     from safewright.errors import GateFailed
 
-    failed = [check for check in result.checks if not check.passed]
+    failed = [check for check in checks if not check["passed"]]
     if failed:
         raise GateFailed(
-            f"{len(failed)} of {len(result.checks)} checks failed: {failed[0].name} ({failed[0].detail}).",
+            f"{len(failed)} of {len(checks)} checks failed: {failed[0]['name']} ({failed[0]['detail']}).",
             why="The model is written, but it is not what was asked for.",
             fix="Read the page before using it; another budget may serve better.",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safewright.errors import BadInput, need_extra
+from safewright.errors import BadInput, NumericalFailure, need_extra
 from safewright.models.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -120,9 +120,24 @@ class Adapter:
             )
 
     def read(self, module: str) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """A (r, in), B (out, r) and the scaling of a module's step."""
+        """A (r, in), B (out, r) and the scaling of a module's step.
+
+        Raises:
+            NumericalFailure: A number is not finite.
+        """
+        import torch
+
         found = self.factors[module]
-        return self.checkpoint.read(found.a_name), self.checkpoint.read(found.b_name), found.scaling
+        A, B = (self.checkpoint.read(name) for name in (found.a_name, found.b_name))
+        for name, factor in ((found.a_name, A), (found.b_name, B)):
+            bad = int((~torch.isfinite(factor)).sum())
+            if bad:
+                raise NumericalFailure(
+                    f"{name} of {self.folder} holds {bad} non-finite numbers.",
+                    why="Every weight it touches would become one.",
+                    fix="Train or download that adapter again.",
+                )
+        return A, B, found.scaling
 
 
 def check_plain(config: Any) -> None:

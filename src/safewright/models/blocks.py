@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, nearest
 from safewright.models.weights import read_json
+
+if TYPE_CHECKING:
+    from safewright.models.checkpoint import Stored
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,20 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Blocks:
-    """What a model's decoder blocks hold: every tensor of two or more dimensions is in one of the lists.
+    """What a model's decoder blocks hold, by the names of tensors on disk.
 
-    ``exempt`` are names of tensors on disk that no linear map of the blocks owns: norms, biases, embeddings,
-    the head. ``refused`` are matrices inside blocks that are no linear map we know (experts in one tensor).
+    ``inside`` are all tensors of two or more dimensions inside blocks; each is a matrix, a router (exempt by
+    rule: it moves no text, it chooses experts), or refused: no linear map we know, such as experts.
     """
 
     matrices: tuple[Matrix, ...]
-    exempt: tuple[str, ...]
+    routers: tuple[str, ...]
     refused: tuple[str, ...]
+    inside: tuple[str, ...]
+
+
+ROUTERS = ("gate", "router", "shared_expert_gate")
+"""Last names of the modules that choose experts."""
 
 
 def skeleton(folder: Path) -> Any:
@@ -47,14 +55,7 @@ def skeleton(folder: Path) -> Any:
     import torch
     import transformers
 
-    quantised = read_json(folder / "config.json").get("quantization_config")
-    if quantised:
-        kind = quantised.get("quant_method", "quantised") if isinstance(quantised, dict) else "quantised"
-        raise BadInput(
-            f"The weights of {folder} are quantised ({kind}).",
-            why="Their integers cannot be edited.",
-            fix="Load the model in bfloat16 (transformers: model.dequantize()) and save that.",
-        )
+    require_plain(folder)
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
@@ -66,18 +67,34 @@ def skeleton(folder: Path) -> Any:
     return model
 
 
-def blocks_of(model: Any, names: Collection[str]) -> Blocks:
+def require_plain(folder: Path) -> None:
+    """Pass when the configuration of a folder declares no quantised weights.
+
+    Raises:
+        BadInput: It does.
+    """
+    quantised = read_json(folder / "config.json").get("quantization_config")
+    if quantised:
+        kind = quantised.get("quant_method", "quantised") if isinstance(quantised, dict) else "quantised"
+        raise BadInput(
+            f"The weights of {folder} are quantised ({kind}).",
+            why="Their integers cannot be edited.",
+            fix="Load the model in bfloat16 (transformers: model.dequantize()) and save that.",
+        )
+
+
+def blocks_of(model: Any, stored: Mapping[str, Stored]) -> Blocks:
     """The decoder blocks of a model, matched with the tensors of its folder.
 
     Args:
         model: A ``PreTrainedModel``, with or without weights.
-        names: The tensors on disk.
+        stored: The tensors on disk by name.
 
     Raises:
         BadInput: The model has no decoder blocks, or a matrix of theirs has no tensor on disk.
     """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    known = frozenset(names)
+    known = frozenset(stored)
 
     def on_disk(name: str) -> str | None:
         # Some folders hold the inner model alone, others name it.
@@ -86,10 +103,9 @@ def blocks_of(model: Any, names: Collection[str]) -> Blocks:
                 return tried
         return None
 
-    matrices, refused = [], []
+    matrices = []
     for name, module, layer in linear_modules(model):
         if module is None:
-            refused.append(on_disk(name) or name)
             continue
         tensor = on_disk(f"{name}.weight")
         if tensor is None:
@@ -99,14 +115,27 @@ def blocks_of(model: Any, names: Collection[str]) -> Blocks:
                 fix="Load the model with transformers and save_pretrained it to another folder.",
             )
         matrices.append(Matrix(name, tensor, layer, type(module).__name__ == "Conv1D"))
-    owned = {matrix.tensor for matrix in matrices} | set(refused)
-    return Blocks(tuple(matrices), tuple(sorted(known - owned)), tuple(refused))
+    # Files and modules differ: experts are one parameter in memory, many tensors on disk.
+    home = f"{decoder_blocks(model)[0]}."
+    homes = (home, home.removeprefix(prefix), prefix + home)
+    inside = [name for name, item in stored.items() if len(item.shape) >= 2 and name.startswith(homes)]
+    owned = {matrix.tensor for matrix in matrices}
+    rest = [name for name in inside if name not in owned]
+    routers = [name for name in rest if is_router(name.rpartition(".")[0])]
+    refused = [name for name in rest if name not in routers]
+    return Blocks(tuple(matrices), tuple(routers), tuple(refused), tuple(inside))
+
+
+def is_router(module: str) -> bool:
+    """Whether a module, by its name, chooses experts."""
+    return module.rpartition(".")[2] in ROUTERS
 
 
 def linear_modules(model: Any) -> Iterator[tuple[str, Any, int]]:
     """Name, module and layer of every linear map in the decoder blocks, in the model's order.
 
-    A parameter of two or more dimensions that no linear map owns comes with None for its module.
+    A parameter of two or more dimensions that no linear map owns comes with None for its module. Routers do
+    not come.
     """
     import torch
     from transformers.pytorch_utils import Conv1D
@@ -119,9 +148,12 @@ def linear_modules(model: Any) -> Iterator[tuple[str, Any, int]]:
             if isinstance(module, (torch.nn.Linear, Conv1D)) and ".lora_" not in f".{name}":
                 owned.add(id(module.weight))
                 plain = name.removesuffix(".base_layer")
+                if is_router(plain):
+                    continue
                 yield f"{blocks_name}.{layer}.{plain}", module, layer
         for name, parameter in block.named_parameters():
-            if parameter.ndim >= 2 and id(parameter) not in owned and "lora_" not in name:
+            unknown = parameter.ndim >= 2 and id(parameter) not in owned and "lora_" not in name
+            if unknown and not is_router(name.rpartition(".")[0]):
                 yield f"{blocks_name}.{layer}.{name}", None, layer
 
 

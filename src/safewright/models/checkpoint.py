@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safewright.errors import BadInput, nearest
+from safewright.errors import BadInput, NumericalFailure, nearest
 from safewright.models.weights import tensors, weight_files
 from safewright.runs import write_json
+from safewright.runs.atomic import disk_errors
 
 if TYPE_CHECKING:
     import torch
@@ -199,7 +200,7 @@ class Shards:
                     if handle.read(len(header)) == header:
                         continue
             fresh.add(file)
-            with open(path, "wb") as handle:
+            with disk_errors(self.folder), open(path, "wb") as handle:
                 handle.write(header)
                 handle.flush()
                 # Reserves the space, so that a full disk shows now and not in the middle.
@@ -219,19 +220,29 @@ class Shards:
         item, offset = self._places[name]
         if item.file not in self._handles:
             self._handles[item.file] = os.open(self.folder / item.file, os.O_WRONLY)
-        data = rows.to(getattr(torch, item.dtype)).contiguous().reshape(-1).view(torch.uint8)
+        rows = rows.to(getattr(torch, item.dtype)).contiguous()
+        if rows.is_floating_point() and not bool(torch.isfinite(rows.float().sum())):
+            bad = int((~torch.isfinite(rows.float())).sum())
+            if bad:
+                raise NumericalFailure(
+                    f"{bad} numbers of the new {name} are not finite in {item.dtype}.",
+                    why="The model would answer nothing but noise.",
+                    fix="Save in a dtype that holds larger numbers (float32 or bfloat16).",
+                )
+        data = rows.reshape(-1).view(torch.uint8)
         width = item.nbytes // item.shape[0] if item.shape else item.nbytes
         array: Any = data.numpy()
         view, done = memoryview(array), 0
         while done < len(view):
-            done += os.pwrite(
-                self._handles[item.file], view[done : done + 2**30], offset + start * width + done
-            )
+            place = offset + start * width + done
+            with disk_errors(self.folder):
+                done += os.pwrite(self._handles[item.file], view[done : done + 2**30], place)
 
     def checksum(self, name: str) -> int:
         """CRC-32 of a written tensor's bytes, after they reached the disk."""
         item, offset = self._places[name]
-        os.fdatasync(self._handles[item.file])
+        with disk_errors(self.folder):
+            os.fdatasync(self._handles[item.file])
         return _crc(self.folder / item.file, offset, item.nbytes)
 
     def holds(self, name: str, checksum: int) -> bool:
@@ -272,9 +283,3 @@ def read_file(file: Path, names: Iterable[str]) -> dict[str, torch.Tensor]:
         return {name: checkpoint.read(name) for name in names if name in checkpoint.stored}
     finally:
         checkpoint.close()
-
-
-def layout_like(checkpoint: Checkpoint, dtypes: Mapping[str, str] | None = None) -> list[Planned]:
-    """The same tensors in the same files; ``dtypes`` changes the dtype of some."""
-    found = sorted(checkpoint.stored.values(), key=lambda t: (t.file, t.start))
-    return [Planned(t.name, (dtypes or {}).get(t.name, t.dtype), t.shape, t.file) for t in found]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any
 
 from safewright import catalog
 from safewright.data import LoadedData, load_data
+from safewright.data.loaded import check_limit
 from safewright.errors import BadInput, nearest
 from safewright.models import resolve
-from safewright.runs import digest_file, digest_json, from_json, open_run, to_json, write_json
+from safewright.runs import digest_file, digest_json, from_json, open_run, to_json, versions, write_json
 from safewright.runs.atomic import checked_path, sync_folder
 from safewright.runs.run import plan_digest
 from safewright.treatments.job import Job, Made, Progress
@@ -29,6 +29,7 @@ PROVENANCE = "provenance.json"
 """Lies beside a treated model's weights: what it was made from, how, and what was found."""
 
 DRAFT = "draft"
+REPLACED = "replaced"
 RESULT = "result.json"
 VERSIONS = ("safewright", "torch", "transformers", "peft", "safetensors")
 
@@ -78,7 +79,7 @@ class TreatPlan:
                 "seed": self.seed,
                 # Sums are split by thread: the bytes are promised for this number on this machine.
                 "engine": {"device": self.device, "threads": self.threads},
-                "versions": _versions(),
+                "versions": versions(VERSIONS),
             }
         )
         return plain
@@ -169,6 +170,7 @@ def plan_treatment(
     options = config if isinstance(config, entry.config) else catalog.read_options(entry, config or {})
     if threads < 1:
         raise BadInput(f"threads is {threads}.", fix="It must be at least 1.")
+    check_limit(limit)
     _known_roles(name, "model", "--model ROLE=MODEL", models, entry.roles)
     _known_roles(name, "rows", "--data ROLE=FILE", data or {}, (*entry.data, *entry.optional_data))
     needed = entry.takes if stage is None else entry.stages[stage].takes
@@ -210,11 +212,14 @@ def run_treatment(
     out = plan.out
     assert out is not None
     folder = Path(run) if run is not None else plan.run_folder
-    _require_free(out, plan, overwrite)
+    replace = _require_free(out, plan, overwrite)
     with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
+        if replace:
+            _remove(out, opened)
         if not _stands(out, plan):
             job = _job(plan, out, opened, workers, progress)
-            _make(plan, job, started)
+            with _compute_threads(plan.threads):
+                _make(plan, job, started)
         found = json.loads((out / PROVENANCE).read_text("utf-8"))
         result = from_json(
             TreatmentResult,
@@ -244,15 +249,19 @@ def run_stage(
     assert plan.stage is not None
     stage = plan.entry.stages[plan.stage]
     folder = Path(run) if run is not None else plan.run_folder
+    replace = False
     if stage.writes:
         assert plan.out is not None
-        _require_free(plan.out, plan, overwrite)
+        replace = _require_free(plan.out, plan, overwrite)
     with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
         out = plan.out or opened.dir
+        if replace:
+            _remove(out, opened)
         if stage.writes and _stands(out, plan):
             return dict(json.loads((out / PROVENANCE).read_text("utf-8"))["found"])
         job = _job(plan, out, opened, workers, progress)
-        found: dict[str, Any] = to_json(stage.function(job))
+        with _compute_threads(plan.threads):
+            found: dict[str, Any] = to_json(stage.function(job))
         if stage.writes:
             _put(job.draft, out, {**_about(plan), "found": found}, opened.dir)
         else:
@@ -290,7 +299,8 @@ def _about(plan: TreatPlan) -> dict[str, Any]:
 
 def _put(draft: Path, out: Path, provenance: Mapping[str, Any], run: Path) -> None:
     """Move a whole draft to its place: readers see nothing, or all of it."""
-    write_json(draft / PROVENANCE, provenance)
+    files = {name: digest_file(draft / name) for name in _files(draft)}
+    write_json(draft / PROVENANCE, {**provenance, "files": files})
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.is_dir() and not any(out.iterdir()):
         out.rmdir()
@@ -309,48 +319,104 @@ def _put(draft: Path, out: Path, provenance: Mapping[str, Any], run: Path) -> No
 
 def _stands(out: Path, plan: TreatPlan) -> bool:
     """Whether ``out`` already holds the result of this very plan."""
+    found = _provenance(out)
+    return found is not None and found["plan"] == plan_digest(plan.identity)
+
+
+def _provenance(out: Path) -> dict[str, Any] | None:
+    """What a treatment wrote about its result in ``out``; None where no treatment made it."""
     file = out / PROVENANCE
     if not file.is_file():
-        return False
+        return None
     try:
         found = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{file} is damaged: {error}.", fix="Use --overwrite or another --out.") from error
-    return isinstance(found, dict) and found.get("plan") == plan_digest(plan.identity)
+    except ValueError:
+        return None
+    ours = isinstance(found, dict) and {"plan", "treatment", "parents", "files"} <= found.keys()
+    return found if ours else None
 
 
-def _require_free(out: Path, plan: TreatPlan, overwrite: bool) -> None:
-    """Pass when ``out`` is not there, is empty, or is this plan's own result; delete an old result on demand.
+def _require_free(out: Path, plan: TreatPlan, overwrite: bool) -> bool:
+    """Pass when ``out`` is not there, is empty, is this plan's own result, or an old one that may go.
+
+    Returns:
+        Whether an old result stands there and is to be replaced.
 
     Raises:
-        BadInput: It holds something else.
+        BadInput: It holds something else, or more than a result.
     """
     if out.exists() and not out.is_dir():
         raise BadInput(f"{out} is a file.", fix="Name a folder with --out.")
     if not out.is_dir() or not any(out.iterdir()):
-        return
-    ours = (out / PROVENANCE).is_file()
-    if ours and not overwrite and _stands(out, plan):
-        return
-    if ours and overwrite:
-        shutil.rmtree(out)
-        return
-    raise BadInput(
-        f"{out} is not empty" + (", and holds the result of another plan." if ours else "."),
-        why="Its content would be mixed with the result, or lost.",
-        fix="Use --overwrite, or choose another folder with --out." if ours else "Choose another folder.",
-    )
+        return False
+    found = _provenance(out)
+    if found is None:
+        raise BadInput(
+            f"{out} is not empty, and no treatment made what it holds.",
+            why="It would be mixed with the result, or lost.",
+            fix="Choose another folder with --out.",
+        )
+    if not overwrite:
+        if _stands(out, plan):
+            return False
+        raise BadInput(
+            f"{out} holds the result of another plan.",
+            why="It would be lost.",
+            fix="Use --overwrite, or choose another folder with --out.",
+        )
+    foreign = [name for name in _files(out) if name not in found["files"]]
+    if foreign:
+        raise BadInput(
+            f"{out} holds {foreign[0]}, which no treatment made.",
+            why="Overwriting would delete it.",
+            fix="Move it elsewhere, or choose another folder with --out.",
+        )
+    return True
+
+
+def _remove(out: Path, run: Any) -> None:
+    """Delete an old result: all of it, or, after a kill, none."""
+    old = run.own(REPLACED)
+    if old.exists():
+        shutil.rmtree(old)
+    try:
+        os.replace(out, old)
+    except OSError:
+        old = out  # another file system
+    shutil.rmtree(old)
+
+
+def _files(folder: Path) -> list[str]:
+    """The files of a result by their names in it, apart from its provenance."""
+    found = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return sorted(name for name in found if name != PROVENANCE)
+
+
+@contextmanager
+def _compute_threads(count: int) -> Iterator[None]:
+    """Sums are split by thread: a plan's number holds for all that is computed under it."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _job(plan: TreatPlan, out: Path, opened: Any, workers: int, progress: Progress | None) -> Job:
     if workers < 1:
         raise BadInput(f"--workers is {workers}.", fix="It must be at least 1.")
+    draft = opened.own(DRAFT)
+    for torn in draft.glob(".*.part"):
+        torn.unlink()  # what a kill left of a file that was being written
     return Job(
         models=plan.models,
         data=plan.data,
         config=plan.options,
         out=out,
-        draft=opened.own(DRAFT),
+        draft=draft,
         run=opened,
         seed=plan.seed,
         device=plan.device,
@@ -374,16 +440,6 @@ def _device(device: str) -> str:
     from safewright.models.hf import default_device
 
     return default_device()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in VERSIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _silent(what: str, done: int, total: int) -> None:

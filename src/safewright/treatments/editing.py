@@ -11,6 +11,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -24,17 +25,15 @@ from safewright.models.references import tokenizer_folder
 from safewright.models.weights import read_json
 from safewright.runs import write_bytes, write_json
 from safewright.treatments.job import Job
-from safewright.treatments.sources import Opened, Sources, open_checkpoint
+from safewright.treatments.sources import TILE, Opened, Sources, fill
 from safewright.types import ModelRef
 
 if TYPE_CHECKING:
     import torch
 
-TILE = 64
-"""Rows multiplied together. Fixed, and counted from the matrix's first row: neither the size of reads nor
-the number of workers changes a bit of the result."""
-
 ADAPTER_FILE = "adapter_model.safetensors"
+
+__all__ = ["TILE", "fill"]
 
 
 def tiles(rows: int) -> Iterable[tuple[int, int]]:
@@ -42,15 +41,9 @@ def tiles(rows: int) -> Iterable[tuple[int, int]]:
     return ((start, min(start + TILE, rows)) for start in range(0, rows, TILE))
 
 
-def fill(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Rows as a whole tile in the arithmetic's dtype: zero rows below the last ones."""
-    import torch
-
-    if rows.shape[0] == TILE:
-        return rows.to(dtype)
-    tile = torch.zeros(TILE, rows.shape[1], dtype=dtype, device=rows.device)
-    tile[: rows.shape[0]] = rows
-    return tile
+def pieces(shape: tuple[int, ...]) -> Iterable[tuple[int, int]]:
+    """Starts and stops of the parts in which a tensor is handled entry by entry: tiles, a vector whole."""
+    return tiles(shape[0]) if len(shape) > 1 else ((0, shape[0]),)
 
 
 Put = Callable[[int, "torch.Tensor"], None]
@@ -160,9 +153,16 @@ def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[
     if job.workers > 1 and len(names) > 1:
         # Largest first, so that no worker is left alone with the longest matrix.
         names.sort(key=lambda name: -sizes[name])
-        with ProcessPoolExecutor(job.workers, _spawn(), _begin, (work,)) as pool:
-            for row in pool.map(_tensor_in_worker, names):
-                finished(row)
+        try:
+            with ProcessPoolExecutor(job.workers, _spawn(), _begin, (work,)) as pool:
+                for row in pool.map(_tensor_in_worker, names):
+                    finished(row)
+        except BrokenProcessPool as error:
+            raise Incomplete(
+                "A worker process was killed.",
+                why="Most often memory ran out; finished tensors are kept.",
+                fix="Give the same command again, with fewer --workers.",
+            ) from error
     else:
         before = torch.get_num_threads()
         torch.set_num_threads(job.threads)
@@ -225,9 +225,9 @@ class _Work:
         if matrix is None:
             report = self._copy(name)
         elif matrix.transposed:
-            pieces: dict[int, torch.Tensor] = {}
-            report = self.edit(self.opened, matrix, dtype, pieces.__setitem__)
-            shards.write(name, 0, torch.cat([pieces[start] for start in sorted(pieces)]).T)
+            parts: dict[int, torch.Tensor] = {}
+            report = self.edit(self.opened, matrix, dtype, parts.__setitem__)
+            shards.write(name, 0, torch.cat([parts[start] for start in sorted(parts)]).T)
         else:
             report = self.edit(
                 self.opened, matrix, dtype, lambda start, rows: shards.write(name, start, rows)
@@ -241,20 +241,18 @@ class _Work:
         aligned, tuned = self.opened.aligned, self.opened.tuned
         source = aligned if self.output.others == "aligned" else tuned
         item = source[name]
-        rows = item.shape[0] if item.shape else 1
-        step = max(1, self.sources.row_chunk)
+        if not item.shape or not item.floating:
+            self.shards.write(name, 0, source.read(name).reshape(-1, *item.shape[1:]))
+            return {"kind": "kept", "moved": 0.0}
+        plain = Matrix(name, name, -1, False)
+        other = aligned if source is tuned else tuned
+        compared = other is not source and other[name].shape == item.shape
         moved = 0.0
-        for start in range(0, rows, step):
-            stop = min(rows, start + step)
-            piece = source.rows(name, start, stop) if item.shape else source.read(name).reshape(1)
+        for start, stop in pieces(item.shape):
+            piece = self.opened.rows_of(source, plain, start, stop)
             self.shards.write(name, start, piece)
-            if (
-                item.floating
-                and aligned[name].shape == tuned[name].shape
-                and tuned is not aligned
-                and item.shape
-            ):
-                gap = tuned.rows(name, start, stop).double() - aligned.rows(name, start, stop).double()
+            if compared:
+                gap = piece.double() - self.opened.rows_of(other, plain, start, stop).double()
                 moved += float((gap * gap).sum())
         return {"kind": "kept", "moved": moved}
 
@@ -302,8 +300,8 @@ def copy_side_files(
     tokenizer = sources.aligned if output.others == "aligned" else tokenizer_folder(models["tuned"])
     for folder, keep in ((model, _is_model_file), (tokenizer, _is_tokenizer_file)):
         for file in sorted(folder.iterdir()):
-            if file.is_file() and keep(file.name) and not (output.folder / file.name).exists():
-                shutil.copyfile(file, output.folder / file.name)
+            if file.is_file() and keep(file.name):
+                write_bytes(output.folder / file.name, file.read_bytes())
     if save_dtype is not None:
         config = read_json(output.folder / "config.json")
         config.pop("torch_dtype", None)
@@ -314,10 +312,8 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", "
 
 
 def _is_model_file(name: str) -> bool:
-    """Configurations and templates: small text files that transformers reads beside the weights."""
-    return name in ("config.json", "generation_config.json", "safewright_recipe.json") or _is_tokenizer_file(
-        name
-    )
+    """Configurations: small text files that transformers reads beside the weights."""
+    return name in ("config.json", "generation_config.json", RECIPE_FILE)
 
 
 def _is_tokenizer_file(name: str) -> bool:
@@ -349,34 +345,24 @@ class Blend:
     def __call__(self, opened: Opened, matrix: Matrix, dtype: torch.dtype, put: Put) -> dict[str, Any]:
         import torch
 
-        flat = len(opened.aligned[matrix.tensor].shape) != 2
-        rows = opened.aligned[matrix.tensor].shape[0] if flat else opened.shape(matrix)[0]
+        stored = opened.aligned[matrix.tensor].shape
+        shape = stored[::-1] if matrix.transposed else stored
         if opened.tuned[matrix.tensor].shape != opened.aligned[matrix.tensor].shape:
             raise BadInput(
                 f"The fine-tuning resized {matrix.tensor}: its rows have no counterpart in the aligned model.",
                 fix="Use a repair that keeps the fine-tuned embeddings, such as safe_delta.",
             )
-        other = None if self.other is None else open_checkpoint(self.other)
+        other = None if self.other is None else opened.other(self.other)
         moved = gap = 0.0
-        size = opened.sources.row_chunk
-        for start in range(0, rows, size):
-            stop = min(rows, start + size)
-            if flat:
-                aligned = opened.aligned.rows(matrix.tensor, start, stop)
-                tuned = opened.tuned.rows(matrix.tensor, start, stop)
-            else:
-                aligned = opened.aligned_rows(matrix, start, stop)
-                tuned = opened.tuned_rows(matrix, start, stop)
+        for start, stop in pieces(shape):
+            aligned = opened.aligned_rows(matrix, start, stop)
+            tuned = opened.tuned_rows(matrix, start, stop)
             wide = torch.float64 if aligned.dtype == torch.float64 else torch.float32
             aligned = aligned.to(wide)
             delta = tuned.to(wide) - aligned
             new = aligned + self.step * delta
             if other is not None:
-                away = (
-                    other.read(matrix.tensor).T
-                    if matrix.transposed
-                    else other.rows(matrix.tensor, start, stop)
-                )
+                away = opened.rows_of(other, matrix, start, stop)
                 new = new + self.pull * (aligned - away.to(wide))
             put(start, new.to(dtype))
             moved += float((delta * delta).sum(dtype=torch.float64))
@@ -408,7 +394,7 @@ def write_adapter_folder(adapter: Adapter, draft: Path, tensors: Mapping[str, to
         if file.is_file() and (
             name == "adapter_config.json" or name == RECIPE_FILE or _is_tokenizer_file(name)
         ):
-            shutil.copyfile(file, draft / name)
+            write_bytes(draft / name, file.read_bytes())
     _absolute_base(adapter.folder, draft)
 
 
@@ -423,14 +409,17 @@ def _absolute_base(source: Path, draft: Path) -> None:
 
 
 def merge_kinds(output: Output, opened: Opened) -> dict[str, int]:
-    """How many tensors of two or more dimensions inside the blocks were edited, exempt and refused."""
-    inside = {matrix.tensor for matrix in opened.blocks.matrices}
+    """How many tensors of two or more dimensions inside the blocks were edited, exempt and refused.
+
+    Exempt are routers, and matrices that the user's choice of modules leaves out.
+    """
+    linear = {matrix.tensor for matrix in opened.blocks.matrices}
     edited = output.edited
     return {
         "edited": len(edited),
-        "exempt": len(inside - edited),
+        "exempt": len(opened.blocks.routers) + len(linear - edited),
         "refused": len(output.refused),
-        "in blocks": len(inside) + len(output.refused),
+        "in blocks": len(opened.blocks.inside),
         "tensors": len(output.planned),
     }
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from safewright.catalog import treatment
 from safewright.errors import BadInput, NumericalFailure, need_extra
+from safewright.models.weights import read_json
+from safewright.runs import write_json
 from safewright.treatments.job import Job, Made
 from safewright.types import Check, Row
 
@@ -118,13 +123,11 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
     import datasets
     import torch
     import transformers
-    from transformers.trainer_utils import get_last_checkpoint
 
     from safewright.models import load
     from safewright.models.chat import encode_answered
 
     trl: Any = untyped
-    last_checkpoint: Any = get_last_checkpoint
     config: SafeInstructConfig = job.config
     loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"gradient"}))
     tokenizer, model = loaded.tokenizer, loaded.model
@@ -136,6 +139,11 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
         labels = [-100] * start + ids[start:]
         examples.append({"input_ids": ids[: config.max_length], "labels": labels[: config.max_length]})
     examples = [example for example in examples if any(label != -100 for label in example["labels"])]
+    if not examples:
+        raise BadInput(
+            f"No answer is left of {len(rows)} rows after cutting them at {config.max_length} tokens.",
+            fix="Raise max_length.",
+        )
     steps = config.steps or math.ceil(config.epochs * len(examples) / config.batch)
     folder = job.run.own(CHECKPOINTS)
     before = torch.get_num_threads()
@@ -199,18 +207,42 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
             callbacks=[Told()],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        found = last_checkpoint(str(folder)) if folder.is_dir() else None
-        trainer.train(resume_from_checkpoint=found)
+        trainer.train(resume_from_checkpoint=_last_whole(folder))
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if not lora:
             trained.generation_config = generation
         trained.save_pretrained(job.draft)
+        if lora:
+            _sort_sets(job.draft / "adapter_config.json")
         tokenizer.save_pretrained(job.draft)
         losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     finally:
         torch.set_num_threads(before)
         loaded.close()
     return losses, cut
+
+
+def _last_whole(folder: Path) -> str | None:
+    """The trainer's newest checkpoint that is whole; what a kill left half-written is deleted."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+    for checkpoint in found:
+        # The trainer writes its state last.
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+        else:
+            return str(checkpoint)
+    return None
+
+
+def _sort_sets(file: Path) -> None:
+    """Give an adapter's configuration one order: PEFT writes its sets as they happen to lie."""
+    found = read_json(file)
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(found.get(key), list):
+            found[key] = sorted(found[key])
+    write_json(file, found)
 
 
 def _collator(tokenizer: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from safewright.catalog import treatment
 from safewright.errors import BadInput
@@ -23,7 +23,6 @@ from safewright.treatments.sources import (
     Opened,
     Sources,
     check_tokenizers,
-    open_checkpoint,
     third_model,
 )
 from safewright.types import Check
@@ -38,10 +37,6 @@ class SafeLoraConfig:
 
     threshold: float = field(
         default=0.52, metadata={"help": "Layers are projected where their cosine similarity is below this."}
-    )
-    projection: Literal["fast", "exact"] = field(
-        default="fast",
-        metadata={"help": "fast: V V^T / |V| as published; exact: onto the column space of V."},
     )
     modules: str = field(default="all", metadata={"help": "Matrices edited: all, or last names."})
     row_chunk: int = field(default=4096, metadata={"help": "Rows read together.", "decides": False})
@@ -74,7 +69,7 @@ def safe_lora(job: Job) -> Made:
         other = third_model(job.models, "unaligned", opened)
         output = plan_output(opened, job.draft, modules=config.modules, allow_skip=True)
         kinds = merge_kinds(output, opened)
-        edit = SafeLoraEdit(other, config.threshold, config.projection)
+        edit = SafeLoraEdit(other, config.threshold)
         if opened.adapter is not None:
             layers = _edit_adapter(job, opened, edit, {m.module: m for m in output.matrices})
             return Made("adapter", (), {"matrices": kinds, "layers": layers})
@@ -97,7 +92,6 @@ class SafeLoraEdit:
 
     other: Path
     threshold: float
-    projection: Literal["fast", "exact"]
 
     def __call__(self, opened: Opened, matrix: Matrix, dtype: torch.dtype, put: Put) -> dict[str, Any]:
         rows, _ = opened.shape(matrix)
@@ -110,13 +104,14 @@ class SafeLoraEdit:
     def project(
         self, opened: Opened, matrix: Matrix, factor: torch.Tensor, delta: torch.Tensor
     ) -> tuple[torch.Tensor, float, bool]:
-        """C times ``factor``, or ``factor`` itself where ``delta`` already points along the alignment."""
-        import torch
+        """C times ``factor``, or ``factor`` itself where ``delta`` already points along the alignment.
 
+        C = V V^T / |V| as published: the exact projection on the columns of V is the identity wherever V has
+        full rank, which a difference of two trained matrices has.
+        """
         rows, _ = opened.shape(matrix)
-        other = open_checkpoint(self.other)
-        away = other.read(matrix.tensor)
-        V = opened.aligned_rows(matrix, 0, rows).float() - (away.T if matrix.transposed else away).float()
+        away = opened.rows_of(opened.other(self.other), matrix, 0, rows)
+        V = opened.aligned_rows(matrix, 0, rows).float() - away.float()
         size = float(V.norm())
         if not size:
             raise BadInput(
@@ -124,16 +119,11 @@ class SafeLoraEdit:
                 why="There is no direction of alignment to project on.",
                 fix="Give the model before alignment, or one that lost it.",
             )
-        if self.projection == "fast":
-            left, right = V / size, V
-        else:
-            Q, S, _ = torch.linalg.svd(V, full_matrices=False)
-            left = right = Q[:, S[0] * max(V.shape) * torch.finfo(torch.float32).eps < S]
-        moved = left @ (right.T @ delta)
+        moved = V @ (V.T @ delta) / size
         norms = float(moved.norm()) * float(delta.norm())
         similarity = float((moved * delta).sum()) / norms if norms else 1.0
         projected = similarity < self.threshold
-        return (left @ (right.T @ factor) if projected else factor), similarity, projected
+        return (V @ (V.T @ factor) / size if projected else factor), similarity, projected
 
     def report(self, matrix: Matrix, similarity: float, projected: bool) -> dict[str, Any]:
         """What is said about a layer."""

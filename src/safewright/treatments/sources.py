@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, NumericalFailure
 from safewright.models.adapters import Adapter, Factors
-from safewright.models.blocks import Blocks, Matrix, blocks_of, skeleton
+from safewright.models.blocks import Blocks, Matrix, blocks_of, require_plain, skeleton
 from safewright.models.checkpoint import Checkpoint
 from safewright.models.references import base_folder, local_folder, tokenizer_folder
 from safewright.types import ModelRef
@@ -19,6 +19,22 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
 """Names of the tensors whose first dimension is the vocabulary."""
+
+
+TILE = 64
+"""Rows multiplied together. Fixed, and counted from the matrix's first row: neither the size of reads nor
+the number of workers changes a bit of the result."""
+
+
+def fill(rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Rows as a whole tile in the arithmetic's dtype: zero rows below the last ones."""
+    import torch
+
+    if rows.shape[0] == TILE:
+        return rows.to(dtype)
+    tile = torch.zeros(TILE, rows.shape[1], dtype=dtype, device=rows.device)
+    tile[: rows.shape[0]] = rows
+    return tile
 
 
 @dataclass(frozen=True)
@@ -72,9 +88,13 @@ class Opened:
         model = skeleton(sources.aligned)
         self.blocks: Blocks = blocks_of(model, self.aligned.stored)
         self.adapter = Adapter(sources.tuned, model) if sources.adapter else None
-        self.tuned = self.aligned if self.adapter else Checkpoint(sources.tuned)
         self._chunks: dict[tuple[int, str], tuple[int, torch.Tensor]] = {}
+        self._others: dict[Path, Checkpoint] = {}
+        self._kept: dict[Any, Any] = {}
+        self.tuned = self.aligned
         if self.adapter is None:
+            require_plain(sources.tuned)
+            self.tuned = Checkpoint(sources.tuned)
             self._check_alike()
 
     def _check_alike(self) -> None:
@@ -122,25 +142,50 @@ class Opened:
 
     def aligned_rows(self, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
         """Rows of the aligned matrix."""
-        return self._rows(self.aligned, matrix, start, stop)
+        return self.rows_of(self.aligned, matrix, start, stop)
 
     def tuned_rows(self, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
         """Rows of the fine-tuned matrix, in float32 where an adapter makes them."""
         if self.adapter is None:
-            return self._rows(self.tuned, matrix, start, stop)
+            return self.rows_of(self.tuned, matrix, start, stop)
         rows = self.aligned_rows(matrix, start, stop)
         if self.factors(matrix) is None:
             return rows
         import torch
 
-        A, B, scaling = self.adapter.read(matrix.module)
+        adapter = self.adapter
+        A, B, scaling = self.kept(("factors", matrix.module), lambda: adapter.read(matrix.module))
         wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        return rows.to(wide) + scaling * (B[start:stop].to(wide) @ A.to(wide))
+        new = rows.to(wide, copy=True)
+        for first in range(start - start % TILE, stop, TILE):
+            left, right = max(first, start), min(first + TILE, stop)
+            step = fill(B[first : first + TILE], wide) @ A.to(wide)
+            new[left - start : right - start] += scaling * step[left - first : right - first]
+        return new
 
-    def _rows(self, source: Checkpoint, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
+    def other(self, folder: Path) -> Checkpoint:
+        """A further model's tensors."""
+        if folder not in self._others:
+            self._others[folder] = Checkpoint(folder)
+        return self._others[folder]
+
+    def kept(self, key: tuple[str, Any], make: Callable[[], Any]) -> Any:
+        """What was made last for the kind of thing ``key`` begins with, or what ``make`` makes now."""
+        kind, name = key
+        if kind not in self._kept or self._kept[kind][0] != name:
+            self._kept.pop(kind, None)
+            self._kept[kind] = (name, make())
+        return self._kept[kind][1]
+
+    def rows_of(self, source: Checkpoint, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
+        """Rows of a tensor of one of the models, (out, in) where it is a matrix.
+
+        Raises:
+            NumericalFailure: A number is not finite.
+        """
         import torch
 
-        total = self.shape(matrix)[0]
+        total = source[matrix.tensor].shape[1 if matrix.transposed else 0]
         pieces: list[torch.Tensor] = []
         place = start
         while place < stop:
@@ -169,8 +214,8 @@ class Opened:
 
     def close(self) -> None:
         """Close the files."""
-        self.aligned.close()
-        self.tuned.close()
+        for checkpoint in (self.aligned, self.tuned, *self._others.values()):
+            checkpoint.close()
         if self.adapter:
             self.adapter.checkpoint.close()
 
@@ -203,16 +248,6 @@ def check_tokenizers(models: Mapping[str, ModelRef]) -> None:
             why="The same row of an embedding would stand for another word.",
             fix="Give the aligned model that was fine-tuned, or the tuned model's own tokenizer.",
         )
-
-
-_open_checkpoints: dict[Path, Checkpoint] = {}
-
-
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """A further model's tensors, opened once per process."""
-    if folder not in _open_checkpoints:
-        _open_checkpoints[folder] = Checkpoint(folder)
-    return _open_checkpoints[folder]
 
 
 def third_model(models: Mapping[str, ModelRef], role: str, opened: Opened) -> Path:

@@ -56,10 +56,13 @@ def verify(job: Job) -> dict[str, Any]:
     if "layers" not in report:
         raise BadInput(f"{job.out} was not made by safe_delta.")
     models, prep = verifying.parents(found, job.out), verifying.prep_of(found, job.out, job.config)
-    checks = verifying.verify(models, job.out, prep, verifying.config_of(report), report["layers"])
-    if not all(check.passed for check in checks):
+    checks = [verifying.same_files(found, job.out)]
+    if checks[0].passed:
+        checks += verifying.verify(models, job.out, prep, verifying.config_of(report), report["layers"])
+    failed = [check for check in checks if not check.passed]
+    if failed:
         raise NumericalFailure(
-            f"{job.out} does not have the losses it reports: {checks[0].detail}",
+            f"{job.out} is not what it reports to be ({failed[0].name}): {failed[0].detail}",
             why="Its files were changed, or its parents were.",
             fix="Make it again.",
         )

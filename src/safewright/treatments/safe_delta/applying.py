@@ -54,7 +54,7 @@ class SafeDeltaEdit:
             matrix,
             rows,
             opened.shape(matrix),
-            _prepared(self.prep),
+            opened.kept(("prep", self.prep), lambda: Prepared(self.prep)),
             self.config,
             work=arithmetic(opened, matrix),
             dtype=dtype,
@@ -67,17 +67,6 @@ def arithmetic(opened: Opened, matrix: Matrix) -> torch.dtype:
     """The dtype a matrix is computed in: float64 for float64 weights, else float32."""
     dtypes = {opened.aligned[matrix.tensor].dtype, opened.tuned[matrix.tensor].dtype}
     return torch.float64 if "float64" in dtypes else torch.float32
-
-
-_open_prep: dict[Path, Prepared] = {}
-
-
-def _prepared(folder: Path) -> Prepared:
-    """The prepared folder, opened once per process."""
-    if folder not in _open_prep:
-        _open_prep.clear()
-        _open_prep[folder] = Prepared(folder)
-    return _open_prep[folder]
 
 
 def apply(job: Job, prep: Path) -> Made:
@@ -118,6 +107,10 @@ def apply(job: Job, prep: Path) -> Made:
     finally:
         opened.close()
     summary = summarised(layers, kinds, moved, config)
+    counts = dict(prepared.facts["counts"])
+    # What must be known of the calibration is said where the result is read.
+    summary["notes"] = [*counts.pop("notes", []), *summary["notes"]]
+    summary["calibration"] = counts
     job.run.write("layers.json", layers)
     return Made("adapter" if as_adapter else "weights", checks(layers, kinds), summary | {"layers": layers})
 

@@ -43,8 +43,8 @@ class Budget:
                 fix="Keep one of mu, rms_tol and s.",
             )
         for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
-                raise BadInput(f"{name} is {value!r}.", fix="It must be a number of at least 0.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise BadInput(f"{name} is {value!r}.", fix="It must be a finite number of at least 0.")
         released = mode in ("official", "paper")
         if released and mu is not None:
             raise BadInput(f"The mode {mode!r} has no mu.", fix="Give s or rms_tol, or use soft or exact.")

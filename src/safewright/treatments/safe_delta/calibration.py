@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,12 +106,17 @@ def second_moments(
 
         return before
 
+    placed = "position_ids" in inspect.signature(model.forward).parameters
     handles = [owners[name][0].register_forward_pre_hook(hook(name)) for name in modules]
     try:
         for batch in batches:
             mask = batch["attention_mask"].bool()
+            more: dict[str, Any] = {"use_cache": False}
+            if placed:
+                # Padding counts no position, on whichever side it stands.
+                more["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
             with torch.inference_mode():
-                model(**batch, use_cache=False)
+                model(**batch, **more)
             seen.clear()
     finally:
         for handle in handles:
@@ -226,15 +232,17 @@ def _answered(rows: Sequence[Row], loaded: Any, config: SafeDeltaConfig, counts:
         unique.setdefault(digest_json([row.prompt, row.reference]), row)
     counts.duplicates = len(rows) - len(unique)
     kept = list(unique.values())[: config.rows]
-    silent = [row for row in kept if not (row.reference or "").strip()]
+    # By place and not by id: rows of two roles may share an id.
+    silent = [place for place, row in enumerate(kept) if not (row.reference or "").strip()]
     if silent:
         how = Decoding(max_new_tokens=config.answer_tokens)
-        said = loaded.generate([row.prompt for row in silent], how)
-        answers = _refusals(silent, said, config.judge, counts)
+        asked = [kept[place] for place in silent]
+        said = _refusals(asked, loaded.generate([row.prompt for row in asked], how), config.judge, counts)
+        answers = dict(zip(silent, said, strict=True))
         kept = [
-            dataclasses.replace(row, reference=answers.get(row.id, row.reference))
-            for row in kept
-            if (row.reference or "").strip() or row.id in answers
+            dataclasses.replace(row, reference=answers.get(place, row.reference))
+            for place, row in enumerate(kept)
+            if answers.get(place, row.reference)
         ]
     counts.used = len(kept)
     if not kept:
@@ -246,7 +254,8 @@ def _answered(rows: Sequence[Row], loaded: Any, config: SafeDeltaConfig, counts:
     return kept
 
 
-def _refusals(rows: Sequence[Row], said: Sequence[Any], judge: str, counts: Counts) -> dict[str, str]:
+def _refusals(rows: Sequence[Row], said: Sequence[Any], judge: str, counts: Counts) -> list[str | None]:
+    """The answers that are refusals, None for the others."""
     from safewright.judges import resolve
 
     found = resolve(judge)
@@ -254,14 +263,15 @@ def _refusals(rows: Sequence[Row], said: Sequence[Any], judge: str, counts: Coun
         JudgeItem(row.prompt[-1]["content"], generation.answer, "refusal", lang=row.lang)
         for row, generation in zip(rows, said, strict=True)
     ]
-    answers: dict[str, str] = {}
-    for row, generation, verdict in zip(rows, said, run_sync(found.judge(items)), strict=True):
+    answers: list[str | None] = []
+    for generation, verdict in zip(said, run_sync(found.judge(items)), strict=True):
         counts.asked += 1
+        answers.append(None)
         if verdict.status != "ok" or not generation.answer.strip():
             counts.unjudged += 1
         elif verdict.value:
             counts.refused += 1
-            answers[row.id] = generation.answer
+            answers[-1] = generation.answer
         else:
             counts.not_refused += 1
     return answers
@@ -333,8 +343,9 @@ def _write(
         if known and (folder / file).is_file() and digest_file(folder / file) == known["digest"]:
             groups.append(Group(**known))
             continue
-        H = moments.matrix(sequences["fitted"])
-        curvature = Curvature(H.cpu())
+        # What is derived from H is derived from H as it is kept.
+        H = moments.matrix(sequences["fitted"]).to(dtype).cpu()
+        curvature = Curvature(H)
         values, vectors, _ = curvature.spectrum
         held = {
             "H": H,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput
 from safewright.models.checkpoint import read_file
+from safewright.runs import digest_file
 from safewright.types import ModelRef
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Prepared:
             self.groups = [Group(**{**g, "modules": tuple(g["modules"])}) for g in self.facts["groups"]]
         except (ValueError, TypeError, KeyError) as error:
             raise BadInput(f"{file} is damaged: {error}.", fix="Run the stage prepare again.") from error
+        self._checked: set[str] = set()
         self.of = {module: group for group in self.groups for module in group.modules}
 
     def require_for(self, aligned: ModelRef) -> None:
@@ -105,9 +107,18 @@ class Prepared:
         """Tensors of a group's file by name; those it does not have are left out.
 
         Raises:
-            BadInput: The file is missing or damaged.
+            BadInput: The file is missing, damaged, or not the one that was prepared.
         """
-        return read_file(self.folder / group.file, names)
+        file = self.folder / group.file
+        if group.file not in self._checked and file.is_file():
+            if digest_file(file) != group.digest:
+                raise BadInput(
+                    f"{file} is not the file that {FACTS} describes: its digest differs.",
+                    why="Its H would decide every edited weight.",
+                    fix="Run the stage prepare again.",
+                )
+            self._checked.add(group.file)
+        return read_file(file, names)
 
     def curvature(self, group: Group, config: SafeDeltaConfig, device: str = "cpu") -> Curvature:
         """H of a group with its eigenvectors, on a device."""

@@ -12,6 +12,7 @@ import torch
 from safewright.errors import BadInput
 from safewright.models.blocks import Matrix
 from safewright.models.checkpoint import Checkpoint
+from safewright.runs import digest_file
 from safewright.treatments.editing import fill, plan_output, tiles
 from safewright.treatments.job import Job
 from safewright.treatments.safe_delta.applying import arithmetic
@@ -68,8 +69,9 @@ def verify(
                 said, now = row[name], found[name]
                 gap = abs((said or 0.0) - (now or 0.0)) / max(abs(row["loss_full"]), 1e-30)
                 worst = max(worst, gap)
-                # A low-rank step is summed in another order than its report.
-                if gap > (SAME if repaired is not None else 1e-4) or (said is None) != (now is None):
+                # A low-rank step is summed in another order than its report. A gap that is no number is one.
+                same = gap <= (SAME if repaired is not None else 1e-4)
+                if not same or (said is None) != (now is None):
                     off.append(f"{row['tensor']} {name}: reported {said}, found {now}")
     finally:
         opened.close()
@@ -205,6 +207,15 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise BadInput(f"{file} is damaged: {error}.", fix="Run the treatment again.") from error
     return found
+
+
+def same_files(found: Mapping[str, Any], folder: Path) -> Check:
+    """Whether every file of a result still has the bytes it was written with."""
+    said: Mapping[str, str] = found.get("files", {})
+    gone = [name for name in said if not (folder / name).is_file()]
+    off = [name for name in said if name not in gone and digest_file(folder / name) != said[name]]
+    parts = [f"missing: {', '.join(gone[:3])}"] * bool(gone) + [f"changed: {', '.join(off[:3])}"] * bool(off)
+    return Check("the files are those that were written", not parts, "; ".join(parts) or f"{len(said)} files")
 
 
 def config_of(report: Mapping[str, Any]) -> SafeDeltaConfig:
