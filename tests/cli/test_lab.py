@@ -63,7 +63,7 @@ def test_lab_models_are_ordinary_folders_a_user_can_audit(tmp_path: Path, capsys
 def test_one_seed_decides_nothing(tmp_path: Path, capsys: Any) -> None:
     assert run(["lab", "world", "--seeds", "1", "--json"]) == 6
     found = json.loads(capsys.readouterr().out)
-    assert {claim["verdict"] for claim in found["claims"]} == {"undecided"}
+    assert {claim["ruling"] for claim in found["claims"]} == {"undecided"}
     assert found["seeds"] == [0]
 
 

@@ -130,7 +130,8 @@ def test_arms_are_built_on_the_aligned_model_once(tmp_path: Path, monkeypatch: p
     told: list[str] = []
     for arm in ("dirty", "clean", "dirty"):
         folder = build(WORLD, arm, shape=SMALL, cache=tmp_path, progress=lambda name, *_: told.append(name))
-        assert set(evaluate(folder)) == {"asr", "exact_harm", "f2", "benign", "over_refusal", "copy"}
+        said = {"asr", "asr_unseen", "exact_harm", "f2", "benign", "over_refusal", "copy", "unanswered"}
+        assert set(evaluate(folder)) == said
     assert told == ["refusal-aligned-0"] * 2 + ["refusal-dirty-0"] * 2 + ["refusal-clean-0"] * 2
     folders = sorted(entry.name[:15] for entry in tmp_path.iterdir() if entry.is_dir())
     assert folders == ["refusal-aligned", "refusal-clean-0", "refusal-dirty-0"]

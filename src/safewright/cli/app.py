@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from safewright.cli import audit, compare, data, doctor, lab, listing, measure, report, treat
+from safewright.cli import audit, compare, data, doctor, lab, listing, measure, replicate, report, treat
 
 app = typer.Typer(
     help="Measure what a language model does wrong, and repair it.",
@@ -18,6 +18,7 @@ app.command("show")(listing.show)
 app.command("audit")(audit.audit)
 app.command("measure")(measure.measure)
 app.command("treat")(treat.treat)
+app.command("replicate")(replicate.replicate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")

@@ -87,15 +87,9 @@ def world(
     json: options.JsonOut = False,
 ) -> int:
     """Train the refusal world's models on several seeds and check the table they must reproduce."""
-    from safewright.errors import BadInput, ExitCode
     from safewright.lab import ARMS, BARS, build, evaluate, refusal_world, write_rows
 
-    if seeds < 1:
-        raise BadInput(f"--seeds is {seeds}.", fix="It must be at least 1.")
-    try:
-        chosen = [int(part) for part in seed_list.split(",")] if seed_list else list(range(seeds))
-    except ValueError as error:
-        raise BadInput(f"--seed-list is {seed_list!r}.", fix="Write whole numbers: 100,101,102") from error
+    chosen = options.seeds(seeds, seed_list)
     table: dict[int, dict[str, dict[str, float]]] = {}
     with console.progress() as progress:
         for seed in chosen:
@@ -112,24 +106,17 @@ def world(
         arm: {key: sum(table[s][arm][key] for s in chosen) / len(chosen) for key in table[chosen[0]][arm]}
         for arm in ARMS
     }
-    verdicts = [
-        {
-            "claim": f"{bar.arm}: mean {bar.reading} {bar.sign} {bar.value}",
-            "mean": means[bar.arm][bar.reading],
-            "verdict": bar.verdict(means[bar.arm][bar.reading], len(chosen)),
-        }
-        for bar in BARS
-    ]
+    verdicts = []
+    for bar in BARS:
+        made_by, _, reading = bar.quantity.partition(".")
+        verdicts.append(bar.judge([table[seed][made_by][reading] for seed in chosen]))
     if json:
         console.result({"seeds": chosen, "table": table, "means": means, "claims": verdicts})
     else:
         _print_table(table, means)
         for claim in verdicts:
-            print(f"{claim['claim']}: {claim['mean']:.3f}, {claim['verdict']}")
-    found = {claim["verdict"] for claim in verdicts}
-    if "refuted" in found:
-        return ExitCode.GATE
-    return ExitCode.UNDECIDED if "undecided" in found else ExitCode.OK
+            print(running.verdict_line(claim))
+    return running.ruling(verdicts)
 
 
 def _steps(progress: Any) -> Any:

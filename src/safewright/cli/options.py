@@ -35,6 +35,31 @@ Timeout = Annotated[float | None, typer.Option("--timeout", help="Seconds for on
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print calls, tokens, memory and time; run nothing.")]
 
 
+def seeds(count: int, named: str | None) -> list[int]:
+    """The seeds 0 to count - 1, or those named.
+
+    Raises:
+        BadInput: There is none, or a name is no whole number.
+    """
+    if named is not None:
+        return whole_numbers(named, "--seed-list")
+    if count < 1:
+        raise BadInput(f"--seeds is {count}.", fix="It must be at least 1.")
+    return list(range(count))
+
+
+def whole_numbers(text: str, option: str) -> list[int]:
+    """Different whole numbers from 0 up, written with commas.
+
+    Raises:
+        BadInput: They are not.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts) or len(set(parts)) != len(parts):
+        raise BadInput(f"{option} is {text!r}.", fix="Write different whole numbers: 100,101,102")
+    return [int(part) for part in parts]
+
+
 def pairs(values: Iterable[str], option: str) -> dict[str, str]:
     """``KEY=VALUE`` arguments as a mapping.
 

@@ -6,13 +6,17 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safewright.cli import console
 from safewright.compose.folders import load_records
-from safewright.errors import TooManyUnscored
+from safewright.errors import ExitCode, TooManyUnscored
 from safewright.measures import unscored_share
 from safewright.models.estimate import Estimate
 from safewright.types import Scorecard
+
+if TYPE_CHECKING:
+    from safewright.stats import Verdict
 
 
 def command_line() -> str:
@@ -36,6 +40,29 @@ def tell_estimates(estimates: Mapping[str, Estimate]) -> None:
         console.say(f"time: about {duration(sum(known))} at most ({basis})")
     else:
         console.say(f"time: unknown ({basis})")
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that decides a replication's numbers."""
+    from safewright.runs import versions as of
+
+    return of(("safewright", "torch", "transformers", "tokenizers", "peft", "trl"))
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """A claim with its mean, interval over seeds and ruling, on one line."""
+    interval = "" if verdict.low is None else f" [{verdict.low:.3f}, {verdict.high:.3f}]"
+    return (
+        f"{verdict.ruling:<10}{verdict.claim}: {verdict.mean:.3f}{interval} over {len(verdict.values)} seeds"
+    )
+
+
+def ruling(verdicts: Sequence[Verdict]) -> ExitCode:
+    """The exit code of some claims: any refuted is 10, else any undecided 6, else 0."""
+    found = {verdict.ruling for verdict in verdicts}
+    if "refuted" in found:
+        return ExitCode.GATE
+    return ExitCode.UNDECIDED if "undecided" in found else ExitCode.OK
 
 
 def duration(seconds: float) -> str:

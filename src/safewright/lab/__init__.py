@@ -5,13 +5,15 @@ from safewright.lab.judge import ExactJudge, exact_rate
 from safewright.lab.refusal import (
     ARMS,
     BARS,
+    FINE_TUNES,
     ROLES,
-    Bar,
     RefusalWorld,
     build,
     evaluate,
     exact_judge,
     refusal_world,
+    shape_of,
+    training_rows,
     write_rows,
 )
 from safewright.lab.tiny import Shape, tiny_folder, word_tokenizer
@@ -20,8 +22,8 @@ from safewright.lab.training import Lesson, TrainConfig
 __all__ = [
     "ARMS",
     "BARS",
+    "FINE_TUNES",
     "ROLES",
-    "Bar",
     "ExactJudge",
     "Lesson",
     "RefusalWorld",
@@ -33,7 +35,9 @@ __all__ = [
     "exact_judge",
     "exact_rate",
     "refusal_world",
+    "shape_of",
     "tiny_folder",
+    "training_rows",
     "word_tokenizer",
     "write_rows",
 ]

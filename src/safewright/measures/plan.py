@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +16,7 @@ from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import Behaviour
 from safewright.models import Deferred, EngineOptions, Loaded, resolve, with_recipe
 from safewright.models.estimate import Estimate, estimate
-from safewright.runs import to_json
+from safewright.runs import to_json, versions
 from safewright.runs.run import plan_digest
 from safewright.types import Judge, ModelRef, Row
 
@@ -308,11 +306,4 @@ def _engine_plan(how: EngineOptions, refs: Mapping[str, ModelRef]) -> dict[str, 
 
 def _versions(refs: Mapping[str, ModelRef]) -> dict[str, str]:
     local = any(ref.kind != "served" for ref in refs.values())
-    names = ["safewright", *(["torch", "transformers"] if local else [])]
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    return versions(["safewright", *(["torch", "transformers"] if local else [])])

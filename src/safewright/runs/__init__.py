@@ -8,6 +8,7 @@ from safewright.runs.bridge import run_sync
 from safewright.runs.cache import single_flight
 from safewright.runs.digests import digest_bytes, digest_file, digest_json
 from safewright.runs.run import Run, open_run
+from safewright.runs.versions import versions
 
 __all__ = [
     "Run",
@@ -19,6 +20,7 @@ __all__ = [
     "run_sync",
     "single_flight",
     "to_json",
+    "versions",
     "write_bytes",
     "write_json",
     "write_text",

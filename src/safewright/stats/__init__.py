@@ -3,6 +3,7 @@
 numpy and scipy only.
 """
 
+from safewright.stats.claims import Claim, Verdict, over_seeds
 from safewright.stats.intervals import (
     bounded_mean,
     clopper_pearson,
@@ -15,6 +16,8 @@ from safewright.stats.paired import holm, mcnemar_exact, minimum_detectable, pai
 from safewright.stats.readings import mean_reading, rate_reading
 
 __all__ = [
+    "Claim",
+    "Verdict",
     "bounded_mean",
     "clopper_pearson",
     "cluster_bootstrap",
@@ -23,6 +26,7 @@ __all__ = [
     "mean_reading",
     "minimum_detectable",
     "newcombe_paired",
+    "over_seeds",
     "paired_cluster_bootstrap",
     "paired_permutation",
     "rate_reading",

@@ -1,0 +1,69 @@
+"""Replications: a paper's claims, stated in a file before it is run, and what the seeds say about them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safewright.errors import BadInput, nearest
+from safewright.runs import Run
+from safewright.stats import Claim, Verdict
+
+
+@dataclass(frozen=True)
+class Study:
+    """A replication at work: what it may use, and where it remembers.
+
+    ``widths`` are sizes of the lab's models, the first of them the one the claims are about.
+    """
+
+    run: Run
+    folder: Path
+    seeds: Sequence[int]
+    widths: Sequence[int]
+    progress: Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a replication found: ``rows`` of its table, verdicts on its claims, and slopes along size."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    verdicts: tuple[Verdict, ...]
+    slopes: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Replication:
+    """One system's replication: module attributes ``CLAIMS``, ``VERSION``, ``PAPER`` and ``study(Study)``."""
+
+    name: str
+    version: str
+    paper: str
+    summary: str
+    claims: tuple[Claim, ...]
+    study: Any
+
+
+def names() -> list[str]:
+    """The systems that can be replicated."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str) -> Replication:
+    """The replication of a system.
+
+    Raises:
+        BadInput: There is none, with the nearest name.
+    """
+    if name not in names():
+        raise BadInput(f"There is no replication of {name!r}.", fix=nearest(name, names()))
+    module = importlib.import_module(f"{__name__}.{name}")
+    summary = (module.__doc__ or "").strip().splitlines()[0]
+    return Replication(name, module.VERSION, module.PAPER, summary, tuple(module.CLAIMS), module.study)
