@@ -83,7 +83,7 @@ def test_a_comparison_without_deltas_says_so() -> None:
 
 def test_a_comparison_can_stand_on_a_page_of_scorecards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "_summaries", dict)
-    page = Page(render_page("Both", [taken()], comparison=comparison()))
+    page = Page(render_page("Both", [taken()], comparisons=[("Difference", comparison())]))
     assert page.text.index("Results") < page.text.index("Difference")
     assert "−34.0 to −5.7" in page.text
 

@@ -36,7 +36,7 @@ def render_page(
     figures: Sequence[Figure] = (),
     created: str = "",
     labels: Sequence[str] | None = None,
-    comparison: Comparison | None = None,
+    comparisons: Sequence[tuple[str, Comparison]] = (),
     examples: int = 20,
 ) -> str:
     """The HTML page of one measure, of an audit, or of several models side by side.
@@ -51,7 +51,7 @@ def render_page(
         figures: Drawings of `safewright.report.svg`; the cards' own curves are drawn after them.
         created: When it was made, as text.
         labels: A short name per scorecard; of the models' places where None.
-        comparison: Shown in a section of its own.
+        comparisons: Comparisons with their headings, each in a section of its own.
         examples: At most so many records per scorecard; 0 leaves them out.
     """
     page = view.build(cards, labels=labels, summaries=_summaries(), examples=examples)
@@ -74,7 +74,7 @@ def render_page(
                 for (card, _), name in zip(cards, names, strict=True)
                 for test in card.tests
             ],
-            comparison=comparison_view(comparison) if comparison is not None else None,
+            comparisons=[(text.one_line(name), comparison_view(found)) for name, found in comparisons],
             costs=[(text.one_line(name), card) for (card, _), name in zip(cards, names, strict=True)],
             rate_axis=svg.axis(),
             strip=lambda group, line: _strip(group, line, drawn, page.several),

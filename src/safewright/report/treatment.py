@@ -52,7 +52,7 @@ def render_treatment(result: TreatmentResult, history: Path, *, command: str = "
             notes=[text.one_line(note) for note in report.get("notes", [])],
             facts=facts,
             settings=settings,
-            figures=layer_figures(layers),
+            figures=layer_figures({"": layers}),
             columns=[name for name in SHOWN if any(row.get(name) is not None for row in layers)],
             layers=layers,
             cell=_cell,
@@ -60,26 +60,33 @@ def render_treatment(result: TreatmentResult, history: Path, *, command: str = "
     )
 
 
-def layer_figures(layers: Sequence[Mapping[str, Any]], *, label: str = "") -> list[Figure]:
-    """The safety loss of every matrix after the repair, as a share of what fine-tuning had cost."""
-    curves = []
-    for name, whole, said in (
-        ("loss", "loss_full", "calibration rows"),
-        ("held_loss", "held_loss_full", "held-out rows"),
-    ):
-        points = [
-            (float(place), row[name] / row[whole])
-            for place, row in enumerate(layers)
-            if row.get(name) is not None and row.get(whole)
-        ]
-        if points:
-            x, y = zip(*points, strict=True)
-            curves.append((said, Curve(name, x, y, x_unit="matrix, in the model's order")))
-    if not curves:
+def layer_figures(layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Figure]:
+    """The safety loss of every matrix after a repair, as a share of what fine-tuning had cost.
+
+    Args:
+        layers: Layer reports by label; of a single one the calibration rows are drawn beside the held-out
+            rows. Nothing is drawn where no losses were reported.
+    """
+    kinds = [("held_loss", "held-out rows"), ("loss", "calibration rows")]
+    drawn = []
+    for label, rows in layers.items():
+        for name, said in kinds if len(layers) == 1 else kinds[:1]:
+            points = [
+                (float(place), row[name] / row[f"{name}_full"])
+                for place, row in enumerate(rows)
+                if row.get(name) is not None and row.get(f"{name}_full")
+            ]
+            if points:
+                x, y = zip(*points, strict=True)
+                curve = Curve(name, x, y, x_unit="matrix, in the model's order")
+                drawn.append((said if len(layers) == 1 else label, curve))
+    if not drawn:
         return []
-    title = "Safety loss left in every matrix" + (f": {label}" if label else "")
-    caption = "Share of the loss of the whole fine-tuning step; 1 is the fine-tuned model, 0 the aligned one."
-    return [svg.curve_figure(title, curves, unit="rate", caption=caption)]
+    which = "" if len(layers) == 1 else ", on rows the edit never saw"
+    caption = (
+        f"Share of the loss of the whole fine-tuning step{which}: 1 is the fine-tuned model, 0 the aligned."
+    )
+    return [svg.curve_figure("Safety loss left in every matrix", drawn, unit="score", caption=caption)]
 
 
 def _cell(name: str, value: Any) -> str:
