@@ -1,4 +1,5 @@
-"""Three fake measures that stretch the contract, and models and judges that misbehave on purpose."""
+"""Fake measures that stretch the contract, a treatment that changes nothing, and models and judges that
+misbehave on purpose."""
 
 from __future__ import annotations
 
@@ -6,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from safewright.catalog import measure
+from safewright.catalog import measure, treatment
 from safewright.measures import Behaviour
 from safewright.measures.behaviour import AskOptions, answer_status, judged, rates, scored
-from safewright.runs import Run
+from safewright.models.references import local_folder
+from safewright.runs import Run, write_bytes
+from safewright.treatments import Job, Made
 from safewright.types import (
     Chat,
+    Check,
     Curve,
     Decoding,
     Findings,
@@ -216,3 +220,31 @@ class Sure:
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         return [Judgement(float(len(item.answer) % 2), "parity", "ok") for item in items]
+
+
+@dataclass(frozen=True)
+class IdentityConfig:
+    """Options of the identity treatment."""
+
+    note: str = field(default="", metadata={"help": "Said in the report."})
+
+
+@treatment(
+    "fake_identity",
+    version="1",
+    config=IdentityConfig,
+    takes=("tuned",),
+    optional_data=("calibration",),
+)
+def fake_identity(job: Job) -> Made:
+    """The model as it was given: the least a treatment can do."""
+    source = local_folder(job.models["tuned"])
+    files = [file for file in sorted(source.iterdir()) if file.is_file()]
+    done = {row["name"] for row in job.run.rows("copied")}
+    for place, file in enumerate(files):
+        job.progress("copying", place, len(files))
+        if file.name not in done:
+            write_bytes(job.draft / file.name, file.read_bytes())
+            job.run.append("copied", {"name": file.name})
+    report = {"files": len(files), "note": job.config.note}
+    return Made("weights", (Check("every file is copied", True, f"{len(files)} files"),), report)

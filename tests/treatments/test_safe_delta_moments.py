@@ -124,3 +124,11 @@ def test_01_held_out_rows_are_kept_apart(models: dict[str, Path], prep: Path) ->
     assert not torch.allclose(held["H"], held["H_held"])
     rebuilt = held["vectors"] * held["values"] @ held["vectors"].T
     assert torch.allclose(rebuilt, held["H"], atol=1e-4 * float(held["H"].norm()))
+
+
+def test_01_every_input_has_a_file_of_its_own(gpt2: dict[str, Path]) -> None:
+    """GPT-2 calls two maps of a block c_proj."""
+    held = Prepared(gpt2["prep"])
+    assert len(held.groups) == len({group.file for group in held.groups}) == 8
+    for group in held.groups:
+        assert held.read(group, "H")["H"].shape == (group.width, group.width)

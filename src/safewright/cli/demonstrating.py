@@ -49,6 +49,7 @@ class Demo:
         self.world = refusal_world(seed)
         self.judge = exact_judge(self.world)
         self.files = write_rows(self.world, out / "data")
+        self._models: dict[str, Path] = {}
         self.taken: list[tuple[Scorecard, Any]] = []
         self.labels: list[str] = []
         self.folders: dict[str, tuple[Scorecard, Path]] = {}
@@ -60,7 +61,9 @@ class Demo:
 
     def model(self, arm: Any) -> Path:
         """A trained model of the world."""
-        return build(self.world, arm, progress=steps(self.progress))
+        if arm not in self._models:
+            self._models[arm] = build(self.world, arm, progress=steps(self.progress))
+        return self._models[arm]
 
     def audit(self, label: str, folder: Path) -> None:
         """Audit a model, ask for harmless knowledge too, and say the main readings."""

@@ -11,6 +11,7 @@ import tempfile
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -118,20 +119,27 @@ def _expect(plain: Any, kind: type, where: str) -> None:
 
 def _read_dataclass(kind: type, plain: Any, where: str) -> Any:
     _expect(plain, dict, where)
-    hints = typing.get_type_hints(kind)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(plain) - set(fields))
+    hints, required = _fields(kind)
+    unknown = sorted(set(plain) - set(hints))
     if unknown:
         raise BadInput(f"{where} has the unknown field {unknown[0]!r}.")
-    required = [
-        name
-        for name, f in fields.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    missing = sorted(set(required) - set(plain))
+    missing = sorted(required - set(plain))
     if missing:
         raise BadInput(f"{where} lacks the field {missing[0]!r}.")
     return kind(**{name: _read(hints[name], value, f"{where}.{name}") for name, value in plain.items()})
+
+
+@cache
+def _fields(kind: type) -> tuple[dict[str, Any], frozenset[str]]:
+    """The types of a dataclass's fields, and the fields without a default; slow to find out, so once."""
+    hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    required = (
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    )
+    return {f.name: hints[f.name] for f in fields}, frozenset(required)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -139,7 +139,6 @@ def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[
         files = [item.file for item in output.planned if item.name == row["name"]]
         if files and files[0] not in fresh and shards.holds(row["name"], row["crc"]):
             done[row["name"]] = row
-    matrices = {matrix.tensor: matrix for matrix in output.matrices}
     names = [item.name for item in output.planned if item.name not in done]
     total = len(output.planned)
     job.progress("writing", len(done), total)
@@ -173,11 +172,9 @@ def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[
         finally:
             torch.set_num_threads(before)
     shards.close()
-    return (
-        [done[name]["report"] | {"tensor": name} for name in _in_order(output) if done[name]["report"]]
-        if matrices
-        else []
-    )
+    found = [{"tensor": name, **done[name]["report"]} for name in _in_order(output)]
+    # One order of keys, whether a line was written now or read back from the journal.
+    return [dict(sorted(row.items())) for row in found]
 
 
 def _in_order(output: Output) -> list[str]:

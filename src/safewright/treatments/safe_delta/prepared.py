@@ -48,8 +48,9 @@ class Group:
 
 
 def group_file(name: str, layer: int) -> str:
-    """The file of a group, called after its layer and the first map that reads it."""
-    return f"L{layer:03d}.{name.rpartition('.')[2]}.safetensors"
+    """The file of a group, called after its layer and the place there of the first map that reads it."""
+    # Not by its last name alone: GPT-2 has a c_proj in the attention and another in the MLP.
+    return f"L{layer:03d}.{name.partition(f'.{layer}.')[2]}.safetensors"
 
 
 class Prepared:
