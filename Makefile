@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM = false
 export HF_HUB_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-slow lint format bench quality clean
+.PHONY: demo test test-slow lint format replicate bench quality clean
 
 demo: $(VENV)/ok
 	$(BIN)/safewright lab demo --out runs/demo
@@ -31,9 +31,14 @@ format: $(VENV)/ok
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Claims of every replicated paper, at the declared seeds, with the size axis; takes an hour on two cores.
+replicate: $(VENV)/ok
+	$(BIN)/safewright replicate safe_delta --seed-list 100,101,102 --widths 128,256,512 --out runs/replicate/safe_delta
+
 bench: $(VENV)/ok
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/safe_delta_speed.py
 
 quality: $(VENV)/ok
 	$(BIN)/python -m safewright.judges.quality

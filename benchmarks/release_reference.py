@@ -1,7 +1,8 @@
 """What Safe Delta's release computes for one matrix, written anew from its description: slow on purpose.
 
-The released class sorts without a stable order, so its result depends on the device. Here ties are taken by
-(saliency, column, row), which makes it a reference to compare with and to time against.
+The released class flattens row by row and sorts without a stable order, so its result depends on the device.
+Here the sort is stable. Ties between columns are taken by (saliency, column, row), or row by row as the
+release flattens (``by_rows``, which is what is timed); without ties between columns both are the same.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ def adjust(
     sub: int = 4,
     compensation: bool = True,
     mask: torch.Tensor | None = None,
+    by_rows: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The edited weights (out, in) and the admitted entries, block by block and four columns at a time.
 
     Args:
         mask: Entries to admit, instead of those the release's rule selects.
+        by_rows: Flatten as the release does.
     """
     W, tuned = aligned.to(U.dtype).clone(), tuned.to(U.dtype)
     rows, width = W.shape
@@ -46,13 +49,15 @@ def adjust(
         salience = (1.0 / factor_.diagonal() ** 2).unsqueeze(0).expand(rows, count)
         if mask is None:
             cost = (goal - block) ** 2 / factor_.diagonal() ** 2
-            order = torch.argsort(salience.T.flatten(), stable=True)
+            order = torch.argsort((salience if by_rows else salience.T).flatten(), stable=True)
             order = order[: -int(0.15 * rows * count)] if int(0.15 * rows * count) else order[:0]
-            running = cost.T.flatten()[order].cumsum(0)
+            running = (cost if by_rows else cost.T).flatten()[order].cumsum(0)
             threshold = salience.mean() * (s / 2) * (rows / 4096)
             chosen = torch.zeros(rows * count, dtype=torch.bool)
             chosen[order[running <= threshold]] = True
-            admitted[:, start:stop] = chosen.reshape(count, rows).T
+            admitted[:, start:stop] = (
+                chosen.reshape(rows, count) if by_rows else chosen.reshape(count, rows).T
+            )
         else:
             admitted[:, start:stop] = mask[:, start:stop]
         errors = torch.zeros_like(block)

@@ -14,12 +14,9 @@ from safewright.errors import BadInput, NumericalFailure
 from safewright.treatments.safe_delta.budget import Budget
 from safewright.treatments.safe_delta.core import (
     admit_prefix,
-    decide,
     edit_factor,
     edit_matrix,
     energies,
-    factor_energies,
-    needed_bases,
     soft_distance,
 )
 from safewright.treatments.safe_delta.curvature import Curvature
@@ -104,6 +101,16 @@ def test_03_parity_without_compensation(s: float) -> None:
     assert torch.equal(info["mask"], mask)
     assert torch.equal(new, expected)
     assert torch.equal(new, torch.where(mask, tuned, aligned))
+
+
+def test_03_parity_holds_for_the_release_s_own_flattening() -> None:
+    """Where no two columns tie, it does not matter which way the reference flattens."""
+    H = curvature(40, seed=9).float()
+    aligned, tuned = (w.float() for w in pair(30, 40))
+    expected, mask = release_reference.adjust(aligned, tuned, release_reference.factor(H), 30.0, by_rows=True)
+    new, info = edit_matrix(aligned, tuned, H, mode="official", s=30.0)
+    assert torch.equal(info["mask"], mask)
+    assert float((new - expected).abs().max()) <= 1e-6
 
 
 def test_03_parity_of_many_columns() -> None:
@@ -445,15 +452,8 @@ def test_09_lora_factor_gives_the_edit_of_the_merged_step(
     B = torch.randn(16, 4, generator=draw, dtype=torch.float64)
     A = 0.02 * torch.randn(4, 24, generator=draw, dtype=torch.float64)
     merged, _ = edit_matrix(aligned, aligned + B @ A, H, mode=mode, **budget)  # type: ignore[arg-type]
-    known, chosen = Curvature(H), Budget.of(mode, **budget)
-    gram = B.T @ B
-    found = {
-        basis: factor_energies(A, gram, known, basis)
-        for basis in needed_bases(mode, chosen)  # type: ignore[arg-type]
-    }
-    squares = (A * (gram @ A)).sum(0)
-    decision = decide(mode, chosen, known, found, numel=16 * 24, squares=squares)  # type: ignore[arg-type]
-    new_A = edit_factor(A, decision, known)
+    new_A, decision = edit_factor(A, B.T @ B, 16, mode, Budget.of(mode, **budget), Curvature(H))  # type: ignore[arg-type]
+    assert decision.loss < decision.loss_full
     assert new_A.shape == A.shape
     assert float((aligned + B @ new_A - merged).abs().max()) <= 1e-10
     assert int(torch.linalg.matrix_rank(merged - aligned)) <= 4

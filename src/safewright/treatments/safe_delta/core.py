@@ -35,7 +35,7 @@ OFFICIAL_TAIL, PAPER_TAIL = 0.15, 0.10
 PANEL, SUB = 128, 4
 """Columns updated together in `official`; the release treats each group of 4 as independent."""
 
-TRIANGLE = 256
+TRIANGLE = 128
 """Columns of a triangular product that are multiplied together; what lies below is not read."""
 
 
@@ -64,23 +64,21 @@ def coefficients(delta: torch.Tensor, curvature: Curvature, basis: Basis) -> tor
     if basis == "spectrum":
         return delta @ curvature.cast("left", delta.dtype)
     ranked = delta.index_select(1, curvature.order[len(curvature.dead) :])
-    V = curvature.cast("upper", delta.dtype)
-    Z = torch.empty_like(ranked)
+    return times_upper(ranked, curvature.cast("upper", delta.dtype))
+
+
+def times_upper(X: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
+    """``X V`` for an upper triangular V, panel by panel: what lies below the diagonal is not read."""
+    product = torch.empty_like(X)
     for start in range(0, V.shape[0], TRIANGLE):
         stop = start + TRIANGLE
-        Z[:, start:stop] = ranked[:, :stop] @ V[:stop, start:stop]
-    return Z
+        product[:, start:stop] = X[:, :stop] @ V[:stop, start:stop]
+    return product
 
 
 def energies(delta: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
     """Sum over rows of the squared `coefficients`, float64 (n,)."""
     return _squares(coefficients(delta, curvature, basis))
-
-
-def factor_energies(A: torch.Tensor, gram: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
-    """`energies` of ``B A`` from A (rank, in) and ``gram = B^T B``, without forming the product."""
-    Z = coefficients(A, curvature, basis).double()
-    return (Z * (gram.double() @ Z)).sum(0).clamp_min(0)
 
 
 def needed_bases(mode: Mode, budget: Budget) -> tuple[Basis, ...]:
@@ -184,12 +182,20 @@ def _solve_mu(values: torch.Tensor, energy: torch.Tensor, epsilon: float) -> flo
 
 
 def edit_rows(
-    aligned: torch.Tensor, tuned: torch.Tensor, decision: Decision, curvature: Curvature, dtype: torch.dtype
+    aligned: torch.Tensor,
+    tuned: torch.Tensor,
+    decision: Decision,
+    curvature: Curvature,
+    dtype: torch.dtype,
+    known: Mapping[Basis, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The edited rows (n, in) in the arithmetic's dtype.
 
     Rows do not see each other, so they may come in any number; entries that keep the whole step equal
     ``tuned``, entries that keep nothing equal ``aligned``.
+
+    Args:
+        known: `coefficients` of these rows' step, where they were computed already.
     """
     aligned, tuned = aligned.to(dtype), tuned.to(dtype)
     if decision.whole:
@@ -198,32 +204,43 @@ def edit_rows(
         new = aligned.clone()
         new[:, curvature.dead] = tuned[:, curvature.dead]
         return new
-    delta = tuned - aligned
+    basis: Basis = "spectrum" if decision.mode == "soft" else "prefix"
+    Z = known[basis] if known and basis in known else coefficients(tuned - aligned, curvature, basis)
     if decision.mode == "soft":
         assert decision.factor is not None
-        taken = (delta @ curvature.cast("left", dtype)) * decision.factor.to(dtype)
-        new = tuned - taken @ curvature.cast("right", dtype).T
-        if curvature.G is None:
+        new = tuned - (Z * decision.factor.to(dtype)) @ curvature.cast("right", dtype).T
+        if curvature.G is None and len(curvature.dead):
             new[:, curvature.dead] = tuned[:, curvature.dead]
         return new
-    return _exact_rows(tuned, coefficients(delta, curvature, "prefix"), decision, curvature)
-
-
-def _exact_rows(
-    tuned: torch.Tensor, Z: torch.Tensor, decision: Decision, curvature: Curvature
-) -> torch.Tensor:
-    """Free channels get ``D_F - Z_F V_FF^-1``, which is ``-D_S V_SF V_FF^-1``; the others are copied."""
+    # Free channels get D_F - Z_F V_FF^-1, which is -D_S V_SF V_FF^-1; the others are copied.
     k = decision.k or 0
-    V = curvature.cast("upper", tuned.dtype)[k:, k:]
     ranked = tuned.index_select(1, curvature.order)
-    ranked[:, len(curvature.dead) + k :] -= torch.linalg.solve_triangular(V, Z[:, k:], upper=True, left=False)
+    ranked[:, len(curvature.dead) + k :] -= times_upper(
+        Z[:, k:], curvature.cast("upper_inverse", dtype)[k:, k:]
+    )
     return ranked.index_select(1, curvature.place)
 
 
-def edit_factor(A: torch.Tensor, decision: Decision, curvature: Curvature) -> torch.Tensor:
-    """The new A (rank, in) of a low-rank step ``B A``: B and the rank stay as they are."""
+def edit_factor(
+    A: torch.Tensor, gram: torch.Tensor, rows: int, mode: Mode, budget: Budget, curvature: Curvature
+) -> tuple[torch.Tensor, Decision]:
+    """The new A (rank, in) of a low-rank step ``B A``, and what was decided; the step is never formed.
+
+    Args:
+        gram: (rank, rank), ``B^T B`` with the scaling in B.
+        rows: Rows of B.
+    """
     dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
-    return edit_rows(torch.zeros_like(A), A, decision, curvature, dtype).to(A.dtype)
+    step, gram = A.to(dtype), gram.to(dtype)
+    Z = {basis: coefficients(step, curvature, basis) for basis in needed_bases(mode, budget)}
+
+    def summed(X: torch.Tensor) -> torch.Tensor:
+        return (X * (gram @ X)).sum(0).double().clamp_min(0)
+
+    found = {basis: summed(held) for basis, held in Z.items()}
+    numel = rows * A.shape[1]
+    decision = decide(mode, budget, curvature, found, numel=numel, squares=summed(step))
+    return edit_rows(torch.zeros_like(step), step, decision, curvature, dtype, Z).to(A.dtype), decision
 
 
 def edit_matrix(
@@ -305,15 +322,12 @@ def _edit_columns(
     Z = {basis: coefficients(delta, curvature, basis) for basis in needed_bases(mode, budget)}
     found = {basis: _squares(held) for basis, held in Z.items()}
     decision = decide(mode, budget, curvature, found, numel=delta.numel(), squares=_squares(delta))
-    if mode == "exact" and not (decision.whole or decision.none):
-        new = _exact_rows(tuned, Z["prefix"], decision, curvature)
-    else:
-        new = edit_rows(aligned, tuned, decision, curvature, delta.dtype)
+    new = edit_rows(aligned, tuned, decision, curvature, delta.dtype, Z)
     info: dict[str, Any] = {
         "loss": decision.loss,
         "loss_full": decision.loss_full,
         "epsilon": decision.epsilon,
-        "percdamp": curvature.percdamp,
+        "percdamp": curvature.used,
     }
     if mode == "soft":
         return _finish(new, aligned, tuned, given, info | {"mu": decision.mu})

@@ -59,6 +59,8 @@ class Curvature:
             require_finite(name, matrix)
         self.H, self.G, self.damping, self.percdamp = H, G, damping, percdamp
         self.width = H.shape[0]
+        self.used = percdamp
+        """The share of damping that was needed; more than asked where H had no Cholesky factor."""
         self._eigen = eigen
         self._cast: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
@@ -81,21 +83,21 @@ class Curvature:
     def damped(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Lower Cholesky factor of the damped live H, what was added to its diagonal, and the share used."""
         wide = torch.float64 if self.width <= FP64_WIDTH else torch.float32
-        H = self._live_block(wide)
-        share, dtype = self.percdamp, wide
-        for attempt in range(DAMPING_TRIES + 2):
+        shares = [self.percdamp, *(max(self.percdamp, 1e-8) * 10.0**t for t in range(1, DAMPING_TRIES + 1))]
+        tries = [(torch.float64, share) for share in shares]
+        if wide == torch.float32:
+            tries.insert(0, (wide, self.percdamp))
+        for dtype, share in tries:
+            H = self._live_block(dtype)
             diagonal = H.diagonal()
             added = share * (diagonal if self.damping == "channel" else diagonal.mean().expand_as(diagonal))
             A = H + torch.diag(added)
             lower, info = torch.linalg.cholesky_ex(A)
             if int(info) == 0 and (dtype == torch.float64 or _residual(lower, A) < RESIDUAL):
+                self.used = share
                 return lower, added, share
-            if attempt == 0 and dtype == torch.float32:
-                H, dtype = H.double(), torch.float64
-            else:
-                share = max(share, 1e-8) * 10
         raise NumericalFailure(
-            f"H of {self.width} channels has no Cholesky factor, even with {share / 10:g} of its diagonal added.",
+            f"H of {self.width} channels has no Cholesky factor, even with {shares[-1]:g} of its diagonal added.",
             why="Its directions cannot be told apart.",
             fix="Give more calibration rows, or raise percdamp.",
         )
@@ -122,6 +124,13 @@ class Curvature:
         A = A[ranked][:, ranked]
         lower: torch.Tensor = torch.linalg.cholesky(A.flip(0, 1))
         return lower.flip(0, 1)
+
+    @cached_property
+    def upper_inverse(self) -> torch.Tensor:
+        """V^-1. The inverse of a trailing block of V is the trailing block of this."""
+        identity = torch.eye(len(self.live), dtype=self.upper.dtype, device=self.upper.device)
+        inverse: torch.Tensor = torch.linalg.solve_triangular(self.upper, identity, upper=True)
+        return inverse
 
     @cached_property
     def place(self) -> torch.Tensor:
@@ -172,7 +181,7 @@ class Curvature:
         return metric / self.scale
 
     def cast(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A derived matrix (``upper``, ``left``, ``right``) in the arithmetic's dtype."""
+        """A derived matrix (``upper``, ``upper_inverse``, ``left``, ``right``) in the arithmetic's dtype."""
         key = (name, dtype)
         if key not in self._cast:
             if name in ("left", "right"):
@@ -201,6 +210,7 @@ class Curvature:
                 U: torch.Tensor
                 U, second = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
                 if int(second) == 0:
+                    self.used = factor * self.percdamp
                     self._cast["official", dtype] = U
                     return U
         raise NumericalFailure(

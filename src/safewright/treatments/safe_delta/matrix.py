@@ -22,7 +22,6 @@ from safewright.treatments.safe_delta.core import (
     edit_matrix,
     edit_rows,
     energies,
-    factor_energies,
     needed_bases,
 )
 from safewright.treatments.safe_delta.curvature import Curvature
@@ -170,7 +169,7 @@ def _whole(
         base = fill(aligned[start:stop], work)
         losses.add(fill(new[start:stop], work) - base, fill(tuned[start:stop], work) - base)
         put(start, new[start:stop].cpu())
-    return {"admitted": float(info["mask"].double().mean())}
+    return {"admitted": float(info["mask"].double().mean()), "percdamp": curvature.used}
 
 
 def edit_step(
@@ -192,13 +191,9 @@ def edit_step(
     scaled = scaling * B.to(device, wide)
     gram = scaled.T @ scaled
     budget = Budget.of(config.mode, config.mu, config.rms_tol, config.s)
-    found = {
-        basis: factor_energies(old, gram, curvature, basis) for basis in needed_bases(config.mode, budget)
-    }
     rows = B.shape[0]
-    squares = (old * (gram @ old)).sum(0).double()
-    decision = decide(config.mode, budget, curvature, found, numel=rows * A.shape[1], squares=squares)
-    new_A = edit_factor(old, decision, curvature).to(A.dtype).cpu()
+    new_A, decision = edit_factor(old, gram, rows, config.mode, budget, curvature)
+    new_A = new_A.to(A.dtype).cpu()
     edited = new_A.to(device, wide)
     held = prepared.held(group, device)
 
@@ -233,5 +228,5 @@ def described(decision: Decision, curvature: Curvature) -> dict[str, Any]:
         "k": decision.k if decision.mode == "exact" else None,
         "mu": decision.mu if decision.mode == "soft" and math.isfinite(decision.mu or 0.0) else None,
         "epsilon": decision.epsilon,
-        "percdamp": curvature.percdamp,
+        "percdamp": curvature.used,
     }

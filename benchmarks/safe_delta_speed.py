@@ -1,0 +1,109 @@
+"""Speed of Safe Delta's edits against the release: ``python benchmarks/safe_delta_speed.py``.
+
+One thread, float32, factors cached, alternated repeats; the best of each is compared. The reference is the
+release written anew from its description (`release_reference`). The product of the step with one triangular
+factor is printed beside each: no method that looks at every direction of H is faster than that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import torch
+
+import release_reference
+from safewright.treatments.safe_delta.budget import Budget
+from safewright.treatments.safe_delta.core import edit_factor, edit_matrix
+from safewright.treatments.safe_delta.curvature import Curvature
+
+PUBLISHED = {1024: (0.235, 0.027), 2048: (2.5, 0.233)}
+"""Seconds of the reference and of the product in the specification's own measurement (middle of its range)."""
+
+SLOWER = 1.3
+"""A reference this much slower relative to the product than published would flatter every ratio."""
+
+AIMS = {"exact": {1024: 4.0, 2048: 6.5}, "soft, LoRA rank 8": {1024: 60.0, 2048: 250.0}}
+
+
+def case(n: int) -> dict[str, Callable[[], object]]:
+    """The edits of one n x n matrix, ready to be timed."""
+    draw = torch.Generator().manual_seed(0)
+    X = torch.randn(n, 4 * n, generator=draw)
+    X = X + torch.randn(n, n, generator=draw) @ X / n**0.5
+    H = 2 / 32 * (X @ X.T)
+    aligned = 0.02 * torch.randn(n, n, generator=draw)
+    tuned = aligned + 2e-4 * torch.randn(n, n, generator=draw)
+    delta = tuned - aligned
+    A, B = 0.01 * torch.randn(8, n, generator=draw), 0.01 * torch.randn(n, 8, generator=draw)
+    U = release_reference.factor(H)
+    known, released = Curvature(H), Curvature(H, damping="mean")
+    V = known.cast("upper", torch.float32)
+    known.cast("left", torch.float32)
+    budget = Budget.of("soft")
+
+    def lora() -> torch.Tensor:
+        return edit_factor(A, B.T @ B, n, "soft", budget, known)[0]
+
+    expected, _ = release_reference.adjust(aligned, tuned, U, 10.0, by_rows=True)
+    again, _ = edit_matrix(aligned, tuned, released, mode="official", s=10.0)
+    gap = float((again - expected).abs().max())
+    if gap > 1e-6:
+        raise SystemExit(f"official differs from the reference by {gap:.1e}")
+    return {
+        "reference": lambda: release_reference.adjust(aligned, tuned, U, 10.0, by_rows=True),
+        "product D V": lambda: delta @ V,
+        "official": lambda: edit_matrix(aligned, tuned, released, mode="official", s=10.0),
+        "exact": lambda: edit_matrix(aligned, tuned, known, mode="exact", s=1.0),
+        "soft": lambda: edit_matrix(aligned, tuned, known, mode="soft"),
+        "soft, LoRA rank 8": lora,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048])
+    parser.add_argument("--repeats", type=int, default=7)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    for n in given.sizes:
+        edits = case(n)
+        best = dict.fromkeys(edits, float("inf"))
+        for edit in edits.values():
+            edit()
+        for _ in range(given.repeats):
+            for name, edit in edits.items():
+                # The low-rank edit is over before a clock is steady: several in a row.
+                count = 20 if "LoRA" in name else 1
+                start = time.perf_counter()
+                for _ in range(count):
+                    edit()
+                best[name] = min(best[name], (time.perf_counter() - start) / count)
+        floor = best["product D V"]
+        relative = best["reference"] / floor
+        line = {
+            "size": n,
+            "seconds": {name: round(seconds, 5) for name, seconds in best.items()},
+            "times faster than the reference": {
+                name: round(best["reference"] / seconds, 1)
+                for name, seconds in best.items()
+                if name not in ("reference", "product D V")
+            },
+            "times the product": {
+                name: round(seconds / floor, 2) for name, seconds in best.items() if name != "product D V"
+            },
+        }
+        if n in PUBLISHED:
+            there = PUBLISHED[n][0] / PUBLISHED[n][1]
+            line["reference / product"] = {"here": round(relative, 1), "published": round(there, 1)}
+            line["ratios count"] = relative <= SLOWER * there
+            line["aims met"] = {
+                name: best["reference"] / best[name] >= aims[n] for name, aims in AIMS.items()
+            } | {"exact within twice the product": best["exact"] <= 2 * floor}
+        print(json.dumps(line, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
