@@ -84,3 +84,34 @@ def test_example_measure_runs_and_joins_the_catalog(
     asked = ["measure", "terse_rate", str(tiny_folder), "--data", rows, "--set", "words=3", "--out", str(out)]
     assert run([*asked, "--max-unscored", "1", "--json"]) == 0
     assert '"terse"' in capsys.readouterr().out
+
+
+def test_example_repair_runs(tiny_folder: Path, tmp_path: Path) -> None:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "tuned")
+    transformers.AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(tmp_path / "tuned")
+    rows = str(write_rows(tmp_path / "rows.jsonl", 12))
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "examples" / "repair_in_python.py",
+            tiny_folder,
+            tmp_path / "tuned",
+            rows,
+            out,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ok: the files have the reported safety losses" in done.stdout
+    assert (out / "provenance.json").is_file()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from safewright.models import load, resolve
     from safewright.report import render_page
     from safewright.runs import open_run
+    from safewright.treatments import treat
     from safewright.types import (
         Decoding,
         Generation,
@@ -40,6 +41,7 @@ _HOMES = {
     "safewright.models": ("load", "resolve"),
     "safewright.report": ("render_page",),
     "safewright.runs": ("open_run",),
+    "safewright.treatments": ("treat",),
     "safewright.types": (
         "Decoding",
         "Generation",
@@ -78,6 +80,7 @@ __all__ = [
     "resolve",
     "resolve_judge",
     "run_audit",
+    "treat",
     "treatment",
 ]
 

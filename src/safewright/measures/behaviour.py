@@ -9,6 +9,7 @@ from typing import Any
 
 from safewright.errors import BadInput
 from safewright.models import check_decoding
+from safewright.models.chat import with_system
 from safewright.types import (
     Better,
     Decoding,
@@ -106,14 +107,6 @@ class AskOptions:
             for row in rows
             for sample in range(self.samples)
         ]
-
-
-def with_system(prompt: tuple[Any, ...], system: str | None) -> tuple[Any, ...]:
-    """A conversation under another system prompt; unchanged where ``system`` is None."""
-    if system is None:
-        return prompt
-    turns = tuple(message for message in prompt if message["role"] != "system")
-    return ({"role": "system", "content": system}, *turns)
 
 
 def answer_status(record: Record) -> tuple[Status, str]:
