@@ -163,6 +163,8 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
         gradient_checkpointing=False,
         report_to=[],
         logging_steps=1,
+        # The trainer would log a mean in the place of a loss that is no number.
+        logging_nan_inf_filter=False,
         disable_tqdm=True,
         save_strategy="steps",
         save_steps=config.save_every,

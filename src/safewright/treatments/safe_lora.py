@@ -96,9 +96,10 @@ class SafeLoraEdit:
     def __call__(self, opened: Opened, matrix: Matrix, dtype: torch.dtype, put: Put) -> dict[str, Any]:
         rows, _ = opened.shape(matrix)
         aligned = opened.aligned_rows(matrix, 0, rows).float()
-        delta = opened.tuned_rows(matrix, 0, rows).float() - aligned
+        tuned = opened.tuned_rows(matrix, 0, rows)
+        delta = tuned.float() - aligned
         new, similarity, projected = self.project(opened, matrix, delta, delta)
-        put(0, (aligned + new).to(dtype))
+        put(0, (aligned + new if projected else tuned).to(dtype))
         return self.report(matrix, similarity, projected)
 
     def project(

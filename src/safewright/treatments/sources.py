@@ -46,6 +46,10 @@ class Sources:
     adapter: bool
     row_chunk: int = 4096
 
+    def __post_init__(self) -> None:
+        if self.row_chunk < 1:
+            raise BadInput(f"row_chunk is {self.row_chunk}.", fix="It must be at least 1.")
+
     @classmethod
     def of(cls, models: Mapping[str, ModelRef], row_chunk: int = 4096) -> Sources:
         """The sources of a job's models ``aligned`` and ``tuned``.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safewright.data import require_disjoint
-from safewright.errors import BadInput, NumericalFailure
+from safewright.errors import BadInput, Incomplete, NumericalFailure
 from safewright.models import load
 from safewright.models.blocks import chosen, linear_modules
 from safewright.models.chat import encode, with_system
@@ -192,6 +193,7 @@ def prepare_folder(job: Job, folder: Path) -> dict[str, Any]:
         parts = {"fitted": fitted, "held": held}
         if config.utility == "task":
             parts["task"] = _task_lines(job, loaded.tokenizer, config)
+        _require_space(loaded, modules, [part for part, some in parts.items() if some], config, folder)
         sums = {}
         for place, (part, some) in enumerate(parts.items()):
             batches = list(padded(some, pad, loaded.model.device))
@@ -203,6 +205,33 @@ def prepare_folder(job: Job, folder: Path) -> dict[str, Any]:
         loaded.close()
         torch.set_num_threads(with_threads)
     return _write(job, folder, sums, {name: len(some) for name, some in parts.items()}, counts)
+
+
+def _require_space(
+    loaded: Any, modules: Sequence[str], parts: Sequence[str], config: SafeDeltaConfig, folder: Path
+) -> None:
+    """Pass when the disk holds H of every layer input; one token shows which inputs there are.
+
+    Raises:
+        Incomplete: It does not.
+    """
+    import torch
+
+    token = torch.full((1, 1), loaded.pad, device=loaded.model.device)
+    inputs = second_moments(
+        loaded.model, [{"input_ids": token, "attention_mask": torch.ones_like(token)}], modules
+    )
+    widths = [moments.total.shape[0] for moments in inputs.values() if moments.total is not None]
+    # H of every part of the rows, and the eigenvectors of the first.
+    needed = sum((len(parts) + 1) * width**2 for width in widths) * getattr(torch, config.store).itemsize
+    folder.mkdir(parents=True, exist_ok=True)
+    there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    free = shutil.disk_usage(folder).free
+    if free + there < needed:
+        raise Incomplete(
+            f"H of {len(widths)} layer inputs takes {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free.",
+            fix="Free some space and give the same command again.",
+        )
 
 
 def _calibration_rows(job: Job) -> list[Row]:

@@ -9,6 +9,7 @@ from safewright.models.blocks import blocks_of, chosen, skeleton
 from safewright.models.checkpoint import Checkpoint
 from safewright.models.estimate import DTYPE_BYTES, RUNTIME_BYTES, multiply_speed
 from safewright.models.references import local_folder
+from safewright.models.weights import weight_files
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.types import ModelRef
 
@@ -52,7 +53,7 @@ def estimate(
             widths.append(width)
     chunk = 3 * min(config.row_chunk, 64) * largest * 4
     apply_memory = workers * (RUNTIME_BYTES + (KEPT + 1) * largest**2 * 4 + chunk)
-    disk, memory = float(weights if models.get("tuned") else 0), float(apply_memory)
+    disk, memory = float(_written(models, config, weights)), float(apply_memory)
     if config.prep is None:
         rows_given = sum(len(held.rows) for role, held in data.items() if role in ("calibration", "harmful"))
         tokens = min(rows_given, config.rows) * min(TOKENS_PER_ROW, config.max_length)
@@ -63,3 +64,16 @@ def estimate(
         flops += 2 * sum(2 * tokens * width**2 + EIGH_FLOPS * width**3 for width in widths)
         flops += 2 * parameters * tokens
     return {"disk_bytes": disk, "memory_bytes": memory, "seconds": flops / multiply_speed() / workers}
+
+
+def _written(models: Mapping[str, ModelRef], config: SafeDeltaConfig, weights: int) -> int:
+    """Bytes of the new model: the fine-tuned one's dtype decides, and an adapter stays as small as it is."""
+    tuned = models.get("tuned")
+    if tuned is None:
+        return 0
+    if tuned.kind == "adapter":
+        if config.output == "model" or config.mode not in ("soft", "exact"):
+            return weights
+        return sum(file.stat().st_size for file in weight_files(local_folder(tuned)))
+    stored = Checkpoint(local_folder(tuned)).stored.values()
+    return sum(item.stop - item.start for item in stored)
