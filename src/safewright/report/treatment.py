@@ -33,7 +33,7 @@ def render_treatment(result: TreatmentResult, history: Path, *, command: str = "
         for role, p in found["parents"].items()
     ]
     facts = [
-        (key.replace("_", " "), text.plain_value(value))
+        (text.one_line(key.replace("_", " ")), text.plain_value(value))
         for key, value in report.items()
         if key not in ("layers", "config", "notes", "losses")
     ]

@@ -1,0 +1,236 @@
+"""``safewright treat``: every stage of a treatment from the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safewright.cli.main import run
+from tests import tiny
+from tests.treatments import folders
+
+Told = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("treat")
+    aligned = tiny.save_tiny(home / "aligned", **folders.SMALL, num_key_value_heads=1)
+    return {
+        "aligned": aligned,
+        "tuned": folders.tuned(aligned, home / "tuned"),
+        "adapter": folders.adapter(aligned, home / "adapter"),
+        "rows": folders.rows_file(home / "rows.jsonl"),
+    }
+
+
+@pytest.fixture
+def ask(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+    """Runs the command in an empty folder: exit code, stdout, stderr."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def command(*given: object) -> Told:
+        capsys.readouterr()
+        code = run(["treat", *map(str, given)])
+        return (code, *capsys.readouterr())
+
+    return command
+
+
+def both(models: dict[str, Path], tuned: str = "tuned") -> list[str]:
+    return [f"--model=aligned={models['aligned']}", f"--model=tuned={models[tuned]}"]
+
+
+def test_every_stage_in_turn(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    hess, out = tmp_path / "hess", tmp_path / "out"
+    rows = f"--data=calibration={models['rows']}"
+    code, said, told = ask(
+        "safe_delta", "prepare", f"--model=aligned={models['aligned']}", rows, "--out", hess
+    )
+    assert code == 0, told
+    assert "groups" in said
+    assert re.search(r"disk about .* GiB, memory about .* GiB, time about", told)
+    prep = f"--set=prep={hess}"
+    code, said, told = ask("safe_delta", "apply", *both(models), prep, "--out", out)
+    assert code == 0, told
+    assert "layers" in said
+    assert folders.load(out) is not None
+    code, said, told = ask("safe_delta", "verify", "--out", out)
+    assert code == 0, told
+    assert said.split().count("True") == 2
+    assert "largest relative" in said
+    code, said, told = ask("safe_delta", "sweep", *both(models), prep, "--set=points=0.1,1,10", "--json")
+    assert code == 0, told
+    points = json.loads(said)["points"]
+    assert [point["mu"] for point in points] == [0.1, 1.0, 10.0]
+    for name in ("loss", "held_loss", "kept"):
+        values = [point[name] for point in points]
+        assert values == sorted(values, reverse=True)
+        assert 0 < values[-1] < values[0] < 1
+    assert points[0]["distance"] < points[-1]["distance"]
+    code, said, told = ask("safe_delta", "inspect", "--out", hess, "--json")
+    assert code == 0, told
+    found = json.loads(said)
+    assert len(found["groups"]) == 8
+    assert found["groups"][0]["input of"] == ["q_proj", "k_proj", "v_proj"]
+    assert all(group["rank"] <= group["width"] and group["condition"] >= 1 for group in found["groups"])
+    assert found["bytes"] == sum(file.stat().st_size for file in hess.glob("*.safetensors"))
+    code, said, told = ask("safe_delta", "inspect", "--out", hess)
+    assert code == 0
+    assert "rank" in said
+
+
+def test_the_sweep_says_what_the_edit_then_costs(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    rows = f"--data=calibration={models['rows']}"
+    code, said, _ = ask("safe_delta", "sweep", *both(models), rows, "--set=points=0.5,2", "--json")
+    assert code == 0
+    swept = json.loads(said)
+    out = tmp_path / "out"
+    assert ask("safe_delta", *both(models), rows, "--set=mu=2", "--out", out)[0] == 0
+    report = json.loads((out / "provenance.json").read_text())["report"]
+    assert swept["points"][1]["loss"] == pytest.approx(report["loss"] / report["loss_full"], rel=1e-3)
+    assert swept["points"][1]["kept"] == pytest.approx(report["kept"], rel=1e-3)
+    assert swept["held_loss_full"] == pytest.approx(report["held_loss_full"], rel=1e-3)
+
+
+@pytest.mark.parametrize("tuned", ["tuned", "adapter"])
+def test_the_whole_in_one_command(models: dict[str, Path], ask: Any, tmp_path: Path, tuned: str) -> None:
+    out = tmp_path / "out"
+    given = ["safe_delta", *both(models, tuned), f"--data=calibration={models['rows']}", "--out", out]
+    code, said, told = ask(*given)
+    assert code == 0, told
+    kind = "adapter" if tuned == "adapter" else "weights"
+    assert f"{kind}: {out}" in said
+    assert "ok     every matrix is accounted for" in said
+    page = Path(re.search(r"page: (.*)", said)[1])  # type: ignore[index]
+    text = page.read_text()
+    assert "Safety loss left in every matrix" in text
+    assert not re.search(r"(src|href)=[\"']?(https?:|//)", text)
+    code, again, _ = ask(*given, "--json")
+    assert code == 0
+    result = json.loads(again)
+    assert result["kind"] == kind
+    assert all(check["passed"] for check in result["checks"])
+    code, said, told = ask(*given, "--overwrite", "--seed", "3")
+    assert code == 0, told
+    assert json.loads((out / "provenance.json").read_text())["seed"] == 3
+
+
+def test_json_is_all_there_is_on_stdout(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    rows = f"--data=calibration={models['rows']}"
+    for stage in ([], ["apply"], ["prepare"]):
+        more = [] if stage != ["apply"] else [f"--set=prep={tmp_path / 'out-prepare'}"]
+        if stage == ["apply"]:
+            ask("safe_delta", "prepare", both(models)[0], rows, "--out", tmp_path / "out-prepare")
+        roles = both(models)[:1] if stage == ["prepare"] else both(models)
+        data = [] if stage == ["apply"] else [rows]
+        out = tmp_path / f"j-{''.join(stage)}"
+        code, said, told = ask("safe_delta", *stage, *roles, *data, *more, "--out", out, "--json")
+        assert code == 0, told
+        assert isinstance(json.loads(said), dict)
+
+
+@pytest.mark.parametrize("name", ["safe_delta", "uniform_scale"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_dry_run_changes_nothing(
+    models: dict[str, Path], ask: Any, tmp_path: Path, name: str, more: list[str]
+) -> None:
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    data = [f"--data=calibration={models['rows']}"] if name == "safe_delta" else []
+    code, said, told = ask(name, *both(models), *data, "--out", tmp_path / "out", "--dry-run", *more)
+    assert code == 0, told
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    if more:
+        found = json.loads(said)
+        assert found.keys() == ({"disk_bytes", "memory_bytes", "seconds"} if data else set())
+        assert all(value > 0 for value in found.values())
+    else:
+        assert not said
+        assert ("disk about" in told) == bool(data)
+
+
+def test_an_adapter_needs_little_disk(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    def disk(tuned: str, *more: str) -> float:
+        rows = f"--data=calibration={models['rows']}"
+        out = tmp_path / "out"
+        return json.loads(
+            ask("safe_delta", *both(models, tuned), rows, *more, "--out", out, "--dry-run", "--json")[1]
+        )["disk_bytes"]
+
+    assert disk("adapter") < disk("adapter", "--set=output=model")
+    assert disk("adapter", "--set=output=model") == disk("tuned")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["safe_delt"], "no treatment called 'safe_delt'.*safe_delta"),
+        (["harmful_rate"], "no treatment called 'harmful_rate'"),
+        (["safe_delta", "aply"], "no stage 'aply'.*'apply'"),
+        (["safe_delta", "--model=alined=x"], "unknown role 'alined'.*'aligned'"),
+        (["safe_delta", "--data=calibratoin=x"], "unknown role 'calibratoin'.*'calibration'"),
+        (["uniform_scale", "--data=rows=x"], "no use here"),
+        (["uniform_scale", "--set=alfa=1"], "no option 'alfa'.*'alpha'"),
+        (["uniform_scale", "--set=alpha"], "not KEY=VALUE"),
+        (["uniform_scale"], "needs the aligned model.*--model aligned="),
+        (["uniform_scale", "--threads=0"], "threads"),
+        (["uniform_scale", "--workers=0"], "workers"),
+        (["uniform_scale", "--limit=0"], "--limit"),
+        (["safe_delta", "verify", "--out=nowhere"], r"no provenance\.json"),
+        (["safe_delta", "inspect", "--out=nowhere"], "not a prepared folder"),
+    ],
+)
+def test_mistakes_are_named(ask: Any, given: list[str], said: str) -> None:
+    code, out, told = ask(*given)
+    assert code == 2, told
+    assert re.search(said, told, re.DOTALL), told
+    assert not out
+
+
+def test_a_folder_is_asked_for(models: dict[str, Path], ask: Any) -> None:
+    code, _, told = ask("uniform_scale", *both(models))
+    assert (code, "--out DIR" in told) == (2, True)
+
+
+def test_verify_ends_with_3_after_one_byte(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert ask("safe_delta", *both(models), f"--data=calibration={models['rows']}", "--out", out)[0] == 0
+    assert ask("safe_delta", "verify", "--out", out)[0] == 0
+    file = out / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    code, _, told = ask("safe_delta", "verify", "--out", out)
+    assert code == 3
+    assert "changed: model.safetensors" in told
+
+
+@pytest.mark.parametrize("stage", [[], ["apply"]])
+def test_a_failed_check_ends_with_10(
+    models: dict[str, Path], ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: list[str]
+) -> None:
+    from safewright.treatments.safe_delta import applying
+    from safewright.types import Check
+
+    hess = tmp_path / "hess"
+    rows = f"--data=calibration={models['rows']}"
+    assert ask("safe_delta", "prepare", both(models)[0], rows, "--out", hess)[0] == 0
+    monkeypatch.setattr(applying, "checks", lambda *_: (Check("the sky is green", False, "it is blue"),))
+    code, _, told = ask("safe_delta", *stage, *both(models), f"--set=prep={hess}", "--out", tmp_path / "out")
+    assert code == 10
+    assert "the sky is green (it is blue)" in told
+
+
+def test_show_and_list_know_treatments(capsys: Any) -> None:
+    assert run(["show", "safe_delta", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {option["name"] for option in facts["options"]} >= {"mode", "mu", "prep", "modules"}
+    assert run(["list", "--json"]) == 0
+    kinds = {item["name"]: item["kind"] for item in json.loads(capsys.readouterr().out)}
+    assert kinds["resta"] == kinds["safe_delta"] == "treatment"
