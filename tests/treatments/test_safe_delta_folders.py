@@ -16,7 +16,7 @@ from safewright.treatments import plan_treatment, run_stage, treat
 from safewright.treatments.safe_delta.core import edit_matrix
 from safewright.treatments.safe_delta.prepared import Prepared
 from tests import tiny
-from tests.treatments import folders
+from tests.treatments import folders, killed
 
 MODES: dict[str, dict[str, Any]] = {
     "soft": {"mode": "soft"},
@@ -318,3 +318,19 @@ def test_10_prepared_again_in_one_process_is_read_again(models: dict[str, Path],
     first, second, third = (folders.shards(tmp_path / name) for name in ("first", "second", "third"))
     assert first != second
     assert second == third
+
+
+def test_10_killed_with_two_workers_and_resumed_with_one(tall: dict[str, Path], tmp_path: Path) -> None:
+    """Workers of a killed process stop by themselves, and the number of them is no part of the plan."""
+    given: dict[str, Any] = {
+        "name": "safe_delta",
+        "models": {role: tall[role] for role in ("aligned", "tuned")},
+        "config": {"prep": str(tall["prep"])},
+    }
+    treat(**given, out=tmp_path / "whole")
+    total = killed.in_process({**given, "workers": 2, "out": tmp_path / "count"})
+    assert total is not None
+    out = tmp_path / "out"
+    assert killed.in_process({**given, "workers": 2, "out": out}, int(0.6 * total)) is None
+    treat(**given, out=out)
+    assert folders.content(out) == folders.content(tmp_path / "whole")
