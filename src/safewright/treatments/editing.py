@@ -122,7 +122,6 @@ def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[
         BadInput: The disk is too small.
         NumericalFailure: A weight is not finite.
     """
-    import torch
 
     shards = Shards(output.folder, output.planned)
     free = shutil.disk_usage(job.run.dir).free
@@ -163,14 +162,9 @@ def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[
                 fix="Give the same command again, with fewer --workers.",
             ) from error
     else:
-        before = torch.get_num_threads()
-        torch.set_num_threads(job.threads)
-        try:
-            with work.begun() as at_work:
-                for name in names:
-                    finished(at_work.tensor(name))
-        finally:
-            torch.set_num_threads(before)
+        with work.begun() as at_work:
+            for name in names:
+                finished(at_work.tensor(name))
     shards.close()
     found = [{"tensor": name, **done[name]["report"]} for name in _in_order(output)]
     # One order of keys, whether a line was written now or read back from the journal.

@@ -121,7 +121,6 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
     except ImportError as error:
         raise need_extra("trl", "train") from error
     import datasets
-    import torch
     import transformers
 
     from safewright.models import load
@@ -146,8 +145,6 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
         )
     steps = config.steps or math.ceil(config.epochs * len(examples) / config.batch)
     folder = job.run.own(CHECKPOINTS)
-    before = torch.get_num_threads()
-    torch.set_num_threads(job.threads)
     arguments = trl.SFTConfig(
         output_dir=str(folder),
         max_steps=steps,
@@ -219,7 +216,6 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
         tokenizer.save_pretrained(job.draft)
         losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     finally:
-        torch.set_num_threads(before)
         loaded.close()
     return losses, cut
 

@@ -175,13 +175,10 @@ def prepare(job: Job) -> dict[str, Any]:
 
 def prepare_folder(job: Job, folder: Path) -> dict[str, Any]:
     """`prepare` into a folder of the caller's choice."""
-    import torch
 
     config: SafeDeltaConfig = job.config
     rows = _calibration_rows(job)
     counts = Counts(given=len(rows))
-    with_threads = torch.get_num_threads()
-    torch.set_num_threads(job.threads)
     loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"weights", "generate"}))
     try:
         rows = _answered(rows, loaded, config, counts)
@@ -203,7 +200,6 @@ def prepare_folder(job: Job, folder: Path) -> dict[str, Any]:
         counts.tokens = sum(map(len, fitted))
     finally:
         loaded.close()
-        torch.set_num_threads(with_threads)
     return _write(job, folder, sums, {name: len(some) for name, some in parts.items()}, counts)
 
 
