@@ -300,3 +300,17 @@ def test_stages_that_write_follow_the_same_rules(sources: dict[str, Path], tmp_p
     assert provenance(tmp_path / "a")["seed"] == 3
     with pytest.raises(BadInput, match="needs a folder to write"):
         plan_treatment("safe_delta", {"aligned": sources["aligned"]}, stage="prepare")
+
+
+def test_a_corrected_command_does_not_find_the_folder_taken(tmp_path: Path, tiny_folder: Path) -> None:
+    """Input that turns out to be unusable leaves no run behind; a finished result stays."""
+    other = tiny.save_tiny(tmp_path / "other", hidden_size=48, num_attention_heads=4)
+    out = tmp_path / "out"
+    with pytest.raises(BadInput):
+        treat("uniform_scale", {"aligned": tiny_folder, "tuned": other}, out=out)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["other"]
+    treat("uniform_scale", {"aligned": tiny_folder, "tuned": tiny_folder}, out=out)
+    assert (out / "provenance.json").is_file()
+    with pytest.raises(BadInput):
+        treat("uniform_scale", {"aligned": tiny_folder, "tuned": other}, out=out)
+    assert (tmp_path / "out.run" / "plan.json").is_file()

@@ -204,12 +204,30 @@ class Run:
 
     def close(self) -> None:
         """Flush the journals to the disk and let go of the folder."""
+        self.close_streams()
+        self._lock.close()
+
+    def close_streams(self) -> None:
+        """Flush and close the journals; the folder stays held."""
         for handle in self._streams.values():
             with disk_errors(self.dir):
                 os.fsync(handle)
             os.close(handle)
         self._streams.clear()
+
+    def discard(self) -> None:
+        """Delete everything the run made, and close it: for input that turned out to be unusable.
+
+        Raises:
+            BadInput: Something inside is in use by another process.
+        """
+        self.close_streams()
+        folders.clear(self.dir)
+        (self.dir / folders.PLAN).unlink(missing_ok=True)
         self._lock.close()
+        (self.dir / folders.LOCK).unlink(missing_ok=True)
+        if not any(self.dir.iterdir()):
+            self.dir.rmdir()
 
     def __enter__(self) -> Run:
         return self

@@ -19,7 +19,7 @@ from safewright.data import LoadedData, load_data
 from safewright.data.loaded import check_limit
 from safewright.errors import BadInput, nearest
 from safewright.models import resolve
-from safewright.runs import digest_file, digest_json, from_json, open_run, to_json, versions, write_json
+from safewright.runs import Run, digest_file, digest_json, from_json, open_run, to_json, versions, write_json
 from safewright.runs.atomic import checked_path, sync_folder
 from safewright.runs.run import plan_digest
 from safewright.treatments.job import Job, Made, Progress
@@ -213,7 +213,7 @@ def run_treatment(
     assert out is not None
     folder = Path(run) if run is not None else plan.run_folder
     replace = _require_free(out, plan, overwrite)
-    with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
+    with _begun(folder, plan, notes, overwrite) as opened:
         if replace:
             _remove(out, opened)
         if not _stands(out, plan):
@@ -253,7 +253,7 @@ def run_stage(
     if stage.writes:
         assert plan.out is not None
         replace = _require_free(plan.out, plan, overwrite)
-    with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
+    with _begun(folder, plan, notes, overwrite) as opened:
         out = plan.out or opened.dir
         if replace:
             _remove(out, opened)
@@ -267,6 +267,20 @@ def run_stage(
         else:
             opened.write(RESULT, found)
     return found
+
+
+@contextmanager
+def _begun(folder: Path, plan: TreatPlan, notes: Mapping[str, Any] | None, overwrite: bool) -> Iterator[Run]:
+    """The run of a plan. One that was begun here and ends at unusable input leaves nothing behind: a corrected
+    command must not find the folder taken by the plan that could not be."""
+    fresh = overwrite or not (folder / "plan.json").exists()
+    with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
+        try:
+            yield opened
+        except BadInput:
+            if fresh:
+                opened.discard()
+            raise
 
 
 def _make(plan: TreatPlan, job: Job, started: float) -> None:

@@ -88,10 +88,15 @@ def safe_instruct(job: Job) -> Made:
     rows, safe = mixed(job.rows("finetune"), job.rows("safe"), config.share, job.seed)
     losses, cut = _train(job, rows)
     report = {"rows": len(rows), "safe_rows": safe, "cut": cut, "steps": len(losses), "losses": losses}
-    check = Check(
-        "the loss fell", len(losses) < 2 or losses[-1] <= losses[0], f"{losses[0]:.4g} to {losses[-1]:.4g}"
-    )
-    return Made("adapter" if config.lora_rank else "weights", (check,), report)
+    return Made("adapter" if config.lora_rank else "weights", (_fell(losses),), report)
+
+
+def _fell(losses: Sequence[float]) -> Check:
+    """Whether the last tenth of the steps had a lower mean loss than the first: single batches vary."""
+    tenth = max(1, len(losses) // 10)
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    detail = f"mean over {tenth} steps {first:.4g} to {last:.4g}"
+    return Check("the loss fell", len(losses) < 2 or last <= first, detail)
 
 
 def mixed(finetune: Sequence[Row], safe: Sequence[Row], share: float, seed: int) -> tuple[list[Row], int]:

@@ -111,6 +111,8 @@ def safe_delta(job: Job) -> Made:
     """
     from safewright.treatments.safe_delta import applying, verifying
 
+    with applying.fitting(job):
+        pass  # a mistake in models or options shows before calibration is run
     prep = _prep(job)
     made = applying.apply(job, prep)
     assert made.report is not None

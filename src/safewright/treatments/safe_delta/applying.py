@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,19 +70,16 @@ def arithmetic(opened: Opened, matrix: Matrix) -> torch.dtype:
     return torch.float64 if "float64" in dtypes else torch.float32
 
 
-def apply(job: Job, prep: Path) -> Made:
-    """Write the repaired model or adapter into ``job.draft``.
+@contextmanager
+def fitting(job: Job) -> Iterator[tuple[Sources, Opened, Output]]:
+    """The models, open, and what will be written, once they and the options fit together.
 
     Raises:
-        BadInput: The models, the prepared folder and the options do not fit together.
-        NumericalFailure: A weight is not finite, or H cannot be factorised.
+        BadInput: They do not; nothing was computed yet.
     """
     config: SafeDeltaConfig = job.config
-    prepared = Prepared(prep)
-    prepared.require_for(job.models["aligned"])
     check_tokenizers(job.models)
     sources = Sources.of(job.models, config.row_chunk)
-    as_adapter = sources.adapter and config.output != "model" and config.mode in ("exact", "soft")
     if config.output == "adapter" and not sources.adapter:
         raise BadInput(
             "output=adapter, but the tuned model is a whole folder.",
@@ -98,14 +96,29 @@ def apply(job: Job, prep: Path) -> Made:
             save_dtype=config.edited_dtype,
             allow_skip=config.allow_skip,
         )
+        yield sources, opened, output
+    finally:
+        opened.close()
+
+
+def apply(job: Job, prep: Path) -> Made:
+    """Write the repaired model or adapter into ``job.draft``.
+
+    Raises:
+        BadInput: The models, the prepared folder and the options do not fit together.
+        NumericalFailure: A weight is not finite, or H cannot be factorised.
+    """
+    config: SafeDeltaConfig = job.config
+    prepared = Prepared(prep)
+    prepared.require_for(job.models["aligned"])
+    with fitting(job) as (sources, opened, output):
+        as_adapter = sources.adapter and config.output != "model" and config.mode in ("exact", "soft")
         _check_covered(output, prepared, config)
         if as_adapter:
             layers, moved = write_adapter(job, opened, output, prepared), 0.0
         else:
             layers, moved = _write_full(job, sources, output, prep)
         kinds = merge_kinds(output, opened)
-    finally:
-        opened.close()
     summary = summarised(layers, kinds, moved, config)
     counts = dict(prepared.facts["counts"])
     # What must be known of the calibration is said where the result is read.
