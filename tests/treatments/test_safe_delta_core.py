@@ -103,6 +103,18 @@ def test_03_parity_without_compensation(s: float) -> None:
     assert torch.equal(new, torch.where(mask, tuned, aligned))
 
 
+@pytest.mark.parametrize("s", [0.5, 2.0, 5.0])
+def test_03_parity_where_the_budget_binds(s: float) -> None:
+    """At 512 columns: the boundary column, and entries of it, are the reference's."""
+    H = curvature(512, seed=4, tokens=1024).float()
+    aligned, tuned = (0.05 * w.float() for w in pair(256, 512, size=0.04))
+    expected, mask = release_reference.adjust(aligned, tuned, release_reference.factor(H), s, by_rows=True)
+    new, info = edit_matrix(aligned, tuned, H, mode="official", s=s)
+    assert 0.02 < float(mask.float().mean()) < 0.84
+    assert torch.equal(info["mask"], mask)
+    assert float((new - expected).abs().max()) <= 1e-6
+
+
 def test_03_parity_holds_for_the_release_s_own_flattening() -> None:
     """Where no two columns tie, it does not matter which way the reference flattens."""
     H = curvature(40, seed=9).float()
@@ -187,6 +199,17 @@ def test_04_limits_a_tiny_matrix_admits_nothing_in_official() -> None:
     assert torch.equal(new, aligned)
 
 
+@pytest.mark.parametrize("mode", ["exact", "soft"])
+@pytest.mark.parametrize("seed", range(60))
+def test_04_limits_no_price_keeps_the_whole_step(mode: str, seed: int) -> None:
+    kind = ("rotated", "dead", "outlier", "ar", "diagonal")[seed % 5]
+    rows, width = 1 + seed % 9, 4 + seed % 13
+    aligned, tuned = pair(rows, width, seed=seed)
+    new, info = edit_matrix(aligned, tuned, curvature(width, kind=kind, seed=seed), mode=mode, mu=0.0)  # type: ignore[arg-type]
+    assert torch.equal(new, tuned)
+    assert info["loss"] == info["loss_full"]
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("kind", ["rotated", "dead"])
 def test_04_limits_no_step_changes_nothing(mode: str, kind: str) -> None:
@@ -210,11 +233,11 @@ def test_05_prefix_curve_is_the_loss_of_every_prefix(kind: str) -> None:
     dead = int((H.diagonal() == 0).sum())
     live = (H.diagonal() > 0).nonzero().flatten()
     Hd = damped(H)[live][:, live]
-    assert len(curve) == len(live) + 1
+    assert len(curve) == width + 1
     assert bool((curve.diff() >= 0).all())
-    for k in range(len(live) + 1):
+    for k in range(width + 1):
         mask = torch.zeros(rows, width, dtype=torch.bool)
-        mask[:, order[: dead + k]] = True
+        mask[:, order[: max(k, dead)]] = True
         direct = loss(solved(delta[:, live], Hd, mask[:, live]), Hd)
         assert float(curve[k]) == pytest.approx(direct, rel=1e-10, abs=1e-14)
     assert float(curve[-1]) == pytest.approx(loss(delta[:, live], Hd), rel=1e-10)
@@ -542,12 +565,18 @@ def test_s_outside_the_release_is_an_rms_tolerance() -> None:
         ({"percdamp": -1.0}, "percdamp is -1.0"),
         ({"mode": "official", "blocksize": 0}, "blocksize is 0"),
         ({"mode": "exact", "G": torch.eye(8)}, "has no task metric G"),
+        ({"mode": "soft", "compensation": False}, "is its compensation"),
+        ({"H": Curvature(torch.eye(8)), "damping": "mean"}, "has its own damping"),
+        ({"H": Curvature(torch.eye(8)), "G": torch.eye(8)}, "has its own damping"),
+        ({"H": -torch.eye(8)}, "H has a negative diagonal"),
+        ({"H": torch.eye(8) + torch.ones(8, 8).triu()}, "H is not symmetric"),
+        ({"H": [[1.0]]}, "H is a list, not a tensor"),
     ],
 )
 def test_11_bad_settings_are_named(given: dict[str, object], said: str) -> None:
     aligned, tuned = pair(4, 8)
     with pytest.raises(BadInput) as caught:
-        edit_matrix(aligned, tuned, curvature(8), **given)  # type: ignore[arg-type]
+        edit_matrix(aligned, tuned, **{"H": curvature(8), **given})  # type: ignore[arg-type]
     assert said in str(caught.value)
 
 
@@ -566,6 +595,20 @@ def test_11_bad_shapes_and_numbers_are_named() -> None:
     H[0, 0] = math.inf
     with pytest.raises(NumericalFailure, match="H holds 1 non-finite"):
         edit_matrix(aligned, aligned, H)
+
+
+def test_parameters_come_back_without_their_gradient() -> None:
+    aligned, tuned = (torch.nn.Parameter(w) for w in pair(4, 8))
+    new, _ = edit_matrix(aligned, tuned, curvature(8))
+    assert not new.requires_grad
+
+
+def test_official_may_be_damped_by_channel() -> None:
+    H = curvature(16, kind="outlier")
+    aligned, tuned = pair(8, 16)
+    by_mean, _ = edit_matrix(aligned, tuned, H, mode="official", s=30.0)
+    by_channel, _ = edit_matrix(aligned, tuned, H, mode="official", s=30.0, damping="channel")
+    assert not torch.equal(by_mean, by_channel)
 
 
 def test_11_a_singular_curvature_is_damped_more_and_says_so() -> None:

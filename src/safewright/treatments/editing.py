@@ -21,19 +21,17 @@ from safewright.models.adapters import Adapter
 from safewright.models.blocks import Matrix, chosen
 from safewright.models.checkpoint import Planned, Shards
 from safewright.models.recipes import RECIPE_FILE
-from safewright.models.references import tokenizer_folder
+from safewright.models.references import as_path, tokenizer_folder
 from safewright.models.weights import read_json
 from safewright.runs import write_bytes, write_json
 from safewright.treatments.job import Job
-from safewright.treatments.sources import TILE, Opened, Sources, fill
+from safewright.treatments.sources import TILE, Opened, Sources
 from safewright.types import ModelRef
 
 if TYPE_CHECKING:
     import torch
 
 ADAPTER_FILE = "adapter_model.safetensors"
-
-__all__ = ["TILE", "fill"]
 
 
 def tiles(rows: int) -> Iterable[tuple[int, int]]:
@@ -55,6 +53,10 @@ class Edit(Protocol):
 
     def __call__(self, opened: Opened, matrix: Matrix, dtype: torch.dtype, put: Put) -> dict[str, Any]:
         """Put every row of the new matrix, in ``dtype``; what is said about it in the report."""
+        ...
+
+    def needs(self, matrix: Matrix) -> str:
+        """A name for what is read for a matrix besides its weights; equal where that is shared."""
         ...
 
 
@@ -82,12 +84,16 @@ def plan_output(
     others: Literal["finetuned", "aligned"] = "finetuned",
     save_dtype: str | None = None,
     allow_skip: bool = False,
+    merged: bool = False,
 ) -> Output:
-    """What will be written, once everything fits.
+    """What will be written, once everything fits. Of an adapter, only what it changes is edited.
+
+    Args:
+        merged: Whether an adapter's steps end in a whole model.
 
     Raises:
         BadInput: Blocks hold matrices of unknown kind, the vocabulary was resized and the aligned model's
-            embeddings are asked for, or the adapter changes what is not edited.
+            embeddings are asked for, or a merged adapter changes a weight that is not on disk.
     """
     blocks = opened.blocks
     if blocks.refused and not allow_skip:
@@ -98,6 +104,15 @@ def plan_output(
             fix="Accept that knowingly with --set allow_skip=true.",
         )
     matrices = chosen(blocks.matrices, modules)
+    if opened.adapter is not None:
+        matrices = tuple(matrix for matrix in matrices if opened.factors(matrix) is not None)
+        homeless = [module for module, matrix in opened.adapted().items() if matrix is None]
+        if merged and homeless and others == "finetuned":
+            raise BadInput(
+                f"The adapter changes {homeless[0]}, whose weight is not stored on its own (a tied head).",
+                why="Merged, the change would reach the embeddings too.",
+                fix="Keep the adapter form (output=adapter, mode soft or exact), or use nonlinear=aligned.",
+            )
     if others == "aligned" and opened.resized():
         raise BadInput(
             f"The fine-tuning resized {opened.resized()[0]}, but the aligned model's embeddings are asked for.",
@@ -147,10 +162,16 @@ def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[
         done[row["name"]] = row
         job.progress("writing", len(done), total)
 
+    by_tensor = {matrix.tensor: matrix for matrix in output.matrices}
+
+    def together(name: str) -> str:
+        """Matrices that need the same things come one after another."""
+        return edit.needs(by_tensor[name]) if name in by_tensor else ""
+
     work = _Work(sources, output, edit, job.threads)
     if job.workers > 1 and len(names) > 1:
         # Largest first, so that no worker is left alone with the longest matrix.
-        names.sort(key=lambda name: -sizes[name])
+        names.sort(key=lambda name: (-sizes[name], together(name)))
         try:
             with ProcessPoolExecutor(job.workers, _spawn(), _begin, (work,)) as pool:
                 for row in pool.map(_tensor_in_worker, names):
@@ -163,7 +184,7 @@ def write_model(job: Job, sources: Sources, output: Output, edit: Edit) -> list[
             ) from error
     else:
         with work.begun() as at_work:
-            for name in names:
+            for name in sorted(names, key=together):
                 finished(at_work.tensor(name))
     shards.close()
     found = [{"tensor": name, **done[name]["report"]} for name in _in_order(output)]
@@ -235,6 +256,9 @@ class _Work:
         if not item.shape or not item.floating:
             self.shards.write(name, 0, source.read(name).reshape(-1, *item.shape[1:]))
             return {"kind": "kept", "moved": 0.0}
+        step = self._steps().get(name)
+        if step is not None and self.output.others == "finetuned":
+            return self._merge(step)
         plain = Matrix(name, name, -1, False)
         other = aligned if source is tuned else tuned
         compared = other is not source and other[name].shape == item.shape
@@ -245,6 +269,31 @@ class _Work:
             if compared:
                 gap = piece.double() - self.opened.rows_of(other, plain, start, stop).double()
                 moved += float((gap * gap).sum())
+        return {"kind": "kept", "moved": moved}
+
+    def _steps(self) -> dict[str, Matrix]:
+        """What an adapter changes, by tensor."""
+        assert self.opened is not None
+        return {matrix.tensor: matrix for matrix in self.opened.adapted().values() if matrix is not None}
+
+    def _merge(self, matrix: Matrix) -> dict[str, Any]:
+        """Write a matrix the adapter changes and nobody edits: as fine-tuned."""
+        import torch
+
+        assert self.opened is not None
+        assert self.shards is not None
+        rows = self.opened.shape(matrix)[0]
+        moved, whole = 0.0, []
+        for start, stop in tiles(rows):
+            new = self.opened.tuned_rows(matrix, start, stop)
+            gap = new.double() - self.opened.aligned_rows(matrix, start, stop).double()
+            moved += float((gap * gap).sum())
+            if matrix.transposed:
+                whole.append(new)
+            else:
+                self.shards.write(matrix.tensor, start, new)
+        if whole:
+            self.shards.write(matrix.tensor, 0, torch.cat(whole).T)
         return {"kind": "kept", "moved": moved}
 
 
@@ -360,6 +409,9 @@ class Blend:
             gap += float(((new - aligned - delta) ** 2).sum(dtype=torch.float64))
         return {"module": matrix.module, "layer": matrix.layer, "step": moved, "gap": gap}
 
+    def needs(self, matrix: Matrix) -> str:
+        return ""
+
 
 def scale_adapter(
     opened: Opened, draft: Path, transform: Callable[[str, torch.Tensor], torch.Tensor]
@@ -390,12 +442,13 @@ def write_adapter_folder(adapter: Adapter, draft: Path, tensors: Mapping[str, to
 
 
 def _absolute_base(source: Path, draft: Path) -> None:
-    """Keep an adapter's base in reach: a path relative to the old folder is none from the new one."""
+    """Keep an adapter's base in reach: a relative path is none from another folder."""
     config = read_json(draft / "adapter_config.json")
     base = str(config.get("base_model_name_or_path") or "")
-    beside = source / base
-    if base and not Path(base).expanduser().exists() and beside.is_dir():
-        config["base_model_name_or_path"] = str(beside.resolve())
+    named = as_path(base)
+    found = named if named.exists() else source / base
+    if base and not named.is_absolute() and found.is_dir():
+        config["base_model_name_or_path"] = str(found.resolve())
         write_json(draft / "adapter_config.json", config)
 
 

@@ -102,6 +102,9 @@ class SafeLoraEdit:
         put(0, (aligned + new if projected else tuned).to(dtype))
         return self.report(matrix, similarity, projected)
 
+    def needs(self, matrix: Matrix) -> str:
+        return ""
+
     def project(
         self, opened: Opened, matrix: Matrix, factor: torch.Tensor, delta: torch.Tensor
     ) -> tuple[torch.Tensor, float, bool]:

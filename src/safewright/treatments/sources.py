@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, NumericalFailure
-from safewright.models.adapters import Adapter, Factors
+from safewright.models.adapters import EMBEDDINGS, Adapter, Factors
 from safewright.models.blocks import Blocks, Matrix, blocks_of, require_plain, skeleton
 from safewright.models.checkpoint import Checkpoint
 from safewright.models.references import base_folder, local_folder, tokenizer_folder
@@ -16,10 +16,6 @@ from safewright.types import ModelRef
 
 if TYPE_CHECKING:
     import torch
-
-EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
-"""Names of the tensors whose first dimension is the vocabulary."""
-
 
 TILE = 64
 """Rows multiplied together. Fixed, and counted from the matrix's first row: neither the size of reads nor
@@ -58,12 +54,7 @@ class Sources:
             BadInput: A model has no folder, or the adapter belongs to another base than the aligned model.
         """
         aligned, tuned = models["aligned"], models["tuned"]
-        for role, ref in models.items():
-            if ref.kind not in ("hf", "adapter") or (role != "tuned" and ref.kind == "adapter"):
-                raise BadInput(
-                    f"The {role} model {ref.where} is no model folder (it is of the kind {ref.kind!r}).",
-                    fix="Give a folder of save_pretrained; only the tuned model may be an adapter.",
-                )
+        require_folders(models)
         sources = cls(local_folder(aligned), local_folder(tuned), tuned.kind == "adapter", row_chunk)
         if sources.adapter:
             from safewright.models import resolve
@@ -144,6 +135,17 @@ class Opened:
         """What the adapter adds to a matrix; None where there is no adapter, or not on this one."""
         return self.adapter.factors.get(matrix.module) if self.adapter else None
 
+    def adapted(self) -> dict[str, Matrix | None]:
+        """What the adapter changes, by module; None where the weight is not on disk (a tied head)."""
+        known = {matrix.module: matrix for matrix in self.blocks.matrices}
+        found: dict[str, Matrix | None] = {}
+        for module in self.adapter.factors if self.adapter else ():
+            names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
+            tensor = next((name for name in names if name in self.aligned.stored), None)
+            outside = Matrix(module, tensor, -1, False) if tensor else None
+            found[module] = known.get(module, outside)
+        return found
+
     def aligned_rows(self, matrix: Matrix, start: int, stop: int) -> torch.Tensor:
         """Rows of the aligned matrix."""
         return self.rows_of(self.aligned, matrix, start, stop)
@@ -222,6 +224,20 @@ class Opened:
             checkpoint.close()
         if self.adapter:
             self.adapter.checkpoint.close()
+
+
+def require_folders(models: Mapping[str, ModelRef]) -> None:
+    """Pass when every model is a folder of its own weights; the tuned one may be an adapter.
+
+    Raises:
+        BadInput: One is not.
+    """
+    for role, ref in models.items():
+        if ref.kind not in ("hf", "adapter") or (role != "tuned" and ref.kind == "adapter"):
+            raise BadInput(
+                f"The {role} model {ref.where} is no model folder (it is of the kind {ref.kind!r}).",
+                fix="Give a folder of save_pretrained; only the tuned model may be an adapter.",
+            )
 
 
 def check_tokenizers(models: Mapping[str, ModelRef]) -> None:

@@ -17,7 +17,8 @@ class Budget:
     """How much safety loss an edit may cost; exactly one field is set.
 
     ``mu``: the price of safety in the soft optimum, in units of 1 / (mean diagonal of H over live
-    channels). ``rms_tol``: the loss of moving every entry by this much, ``rms_tol^2 numel mean 1/(2d)``.
+    channels), times the mean diagonal of G where the task's metric G is used. ``rms_tol``: the loss of
+    moving every entry by this much, ``rms_tol^2 numel mean 1/(2d)``.
     ``s``: the paper's parameter; outside `official` and `paper` it means ``rms_tol = sqrt(s) / 4096``.
     """
 

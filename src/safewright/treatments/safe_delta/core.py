@@ -134,15 +134,22 @@ def decide(
     """
     if mode not in ("exact", "soft"):
         raise BadInput(f"The mode {mode!r} decides entry by entry.", fix="Use exact or soft.")
+    if not all(bool(torch.isfinite(energy).all()) for energy in (*found.values(), squares)):
+        raise NumericalFailure(
+            "The fine-tuning step holds numbers that are not finite.",
+            fix="Train or download that model again.",
+        )
     epsilon = allowed_loss(budget, curvature, numel, found.get("spectrum"))
     curve = None
-    if mode == "soft":
-        loss_full = soft_loss(curvature.spectrum[0], found["spectrum"], 0.0)
-    else:
+    loss_full = 0.0
+    if mode == "exact":
         curve = 0.5 * torch.cat([found["prefix"].new_zeros(1), found["prefix"]]).cumsum(0)
         # What damping added to the diagonal is not safety loss.
         _, added, _ = curvature.damped
         loss_full = max(0.0, float(curve[-1]) - 0.5 * float(added.double() @ squares[curvature.live]))
+    if "spectrum" in found:
+        # From the same numbers as epsilon, so that mu=0 allows just the whole step.
+        loss_full = soft_loss(curvature.spectrum[0], found["spectrum"], 0.0)
     known = Decision(mode, epsilon, loss_full, loss_full, curve=curve)
     if loss_full <= epsilon:
         return dataclasses.replace(known, whole=True, mu=0.0, k=len(curvature.live))
@@ -278,8 +285,8 @@ def edit_matrix(
         The new matrix in ``w_tuned``'s dtype (admitted entries bit-equal to ``w_tuned``) and ``info``:
         ``loss`` = L(E) and ``loss_full`` = L(D) on the undamped H, ``distance`` = |E - D|^2 / |D|^2; ``mask``
         (out, in) for `official` and `paper`; ``order`` and ``k`` (channels admitted, dead ones included)
-        and ``curve`` (loss of every k on the damped H) for `exact`; ``mu`` in the argument's unit for
-        `soft`; ``epsilon``, ``percdamp`` as used.
+        and ``curve`` (loss of every such k on the damped H, in + 1 numbers) for `exact`; ``mu`` in the
+        argument's unit for `soft`; ``epsilon``, ``percdamp`` as used.
 
     Raises:
         BadInput: Shapes or settings do not fit.
@@ -288,10 +295,18 @@ def edit_matrix(
     if mode not in MODES:
         raise BadInput(f"Unknown mode {mode!r}.", fix=nearest(str(mode), MODES))
     budget = Budget.of(mode, mu, rms_tol, s)
-    known = H if isinstance(H, Curvature) else None
-    curvature = known or Curvature(
-        _tensor(H), damping=damping or ("mean" if mode == "official" else "channel"), percdamp=percdamp, G=G
-    )
+    if not compensation and mode not in ("official", "paper"):
+        raise BadInput(f"The mode {mode!r} is its compensation.", fix="Leave compensation out.")
+    if isinstance(H, Curvature):
+        if G is not None or damping is not None or percdamp != 0.01:
+            raise BadInput(
+                "H is a Curvature, which has its own damping, percdamp and G.", fix="Give them to Curvature."
+            )
+        curvature = H
+    else:
+        damping = damping or ("mean" if mode == "official" else "channel")
+        curvature = Curvature(_tensor(H), damping=damping, percdamp=percdamp, G=G)
+    w_aligned, w_tuned = _tensor(w_aligned, "w_aligned").detach(), _tensor(w_tuned, "w_tuned").detach()
     _check(w_aligned, w_tuned, curvature)
     if curvature.G is not None and mode != "soft":
         raise BadInput(f"The mode {mode!r} has no task metric G.", fix="Use soft, or leave G out.")
@@ -331,6 +346,7 @@ def _edit_columns(
     }
     if mode == "soft":
         return _finish(new, aligned, tuned, given, info | {"mu": decision.mu})
+    assert decision.curve is not None
     _, added, share = curvature.damped
     if not decision.whole:
         excess = 0.5 * float(added.double() @ _squares(new - aligned)[curvature.live])
@@ -338,7 +354,7 @@ def _edit_columns(
     info |= {
         "order": curvature.order,
         "k": (decision.k or 0) + len(curvature.dead),
-        "curve": decision.curve,
+        "curve": torch.cat([decision.curve.new_zeros(len(curvature.dead)), decision.curve]),
         "percdamp": share,
     }
     return _finish(new, aligned, tuned, given, info)
@@ -487,7 +503,9 @@ def _check(aligned: torch.Tensor, tuned: torch.Tensor, curvature: Curvature) -> 
         )
 
 
-def _tensor(H: Any) -> torch.Tensor:
-    if not isinstance(H, torch.Tensor):
-        raise BadInput(f"H is a {type(H).__name__}, not a tensor.")
-    return H
+def _tensor(matrix: Any, name: str = "H") -> torch.Tensor:
+    if not isinstance(matrix, torch.Tensor):
+        raise BadInput(
+            f"{name} is a {type(matrix).__name__}, not a tensor.", fix=f"Give torch.as_tensor({name})."
+        )
+    return matrix

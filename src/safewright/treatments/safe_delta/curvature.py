@@ -57,6 +57,7 @@ class Curvature:
             if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] != H.shape[0]:
                 raise BadInput(f"{name} has the shape {tuple(matrix.shape)}, not (in, in).")
             require_finite(name, matrix)
+            _require_moments(name, matrix)
         self.H, self.G, self.damping, self.percdamp = H, G, damping, percdamp
         self.width = H.shape[0]
         self.used = percdamp
@@ -202,9 +203,9 @@ class Curvature:
         H = self.H.to(dtype, copy=True)
         diagonal = H.diagonal()
         diagonal[diagonal == 0] = 1.0
-        damp = self.percdamp * diagonal.mean()
+        unit = diagonal.clone() if self.damping == "channel" else diagonal.mean().expand(self.width)
         for factor in (1.0, *(10.0**t for t in range(1, DAMPING_TRIES + 1))):
-            A = H + torch.diag((factor * damp).expand(self.width))
+            A = H + torch.diag(factor * self.percdamp * unit)
             lower, first = torch.linalg.cholesky_ex(A)
             if int(first) == 0:
                 U: torch.Tensor
@@ -246,3 +247,13 @@ def require_finite(name: str, matrix: torch.Tensor) -> None:
 
 def _residual(lower: torch.Tensor, A: torch.Tensor) -> float:
     return float(torch.linalg.matrix_norm(lower @ lower.T - A) / torch.linalg.matrix_norm(A))
+
+
+def _require_moments(name: str, matrix: torch.Tensor) -> None:
+    """Raise BadInput unless a matrix can be one of second moments: symmetric, no negative diagonal."""
+    if bool((matrix.diagonal() < 0).any()):
+        raise BadInput(f"{name} has a negative diagonal.", fix="It is a sum of x x^T: give that.")
+    size = float(matrix.abs().max()) if matrix.numel() else 0.0
+    # Halves summed apart differ by rounding; a matrix of something else by far more.
+    if float((matrix - matrix.T).abs().max() if matrix.numel() else 0.0) > 1e-3 * size:
+        raise BadInput(f"{name} is not symmetric.", fix="It is a sum of x x^T: give that.")

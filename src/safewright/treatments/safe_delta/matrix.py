@@ -11,7 +11,7 @@ import torch
 
 from safewright.errors import BadInput
 from safewright.models.blocks import Matrix
-from safewright.treatments.editing import Put, fill, tiles
+from safewright.treatments.editing import Put, tiles
 from safewright.treatments.safe_delta.budget import Budget
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.treatments.safe_delta.core import (
@@ -22,10 +22,12 @@ from safewright.treatments.safe_delta.core import (
     edit_matrix,
     edit_rows,
     energies,
+    loss,
     needed_bases,
 )
 from safewright.treatments.safe_delta.curvature import Curvature
 from safewright.treatments.safe_delta.prepared import Prepared
+from safewright.treatments.sources import fill
 
 HELD = ("loss", "loss_full", "held_loss", "held_loss_full")
 """Safety losses of a layer's report: of the edit and of the whole step, on calibration and held-out rows."""
@@ -47,15 +49,17 @@ class Losses:
     step: float = 0.0
     edit: float = 0.0
     gap: float = 0.0
+    rounding: float = 0.0
+    held_rounding: float = 0.0
 
-    def add(self, edit: torch.Tensor, delta: torch.Tensor) -> None:
-        """Add the rows of a tile: the edit as it was written, and the whole step."""
-        for H, suffix in ((self.H, ""), (self.held, "held_")):
+    def add(self, edit: torch.Tensor, delta: torch.Tensor, rounding: torch.Tensor | None = None) -> None:
+        """Add the rows of a tile: the edit as it was written, the whole step, and what writing rounded."""
+        parts = {"loss": edit, "loss_full": delta} | ({} if rounding is None else {"rounding": rounding})
+        for H, prefix in ((self.H, ""), (self.held, "held_")):
             if H is None:
                 continue
-            for rows, name in ((edit, "loss"), (delta, "loss_full")):
-                cost = 0.5 * float(((rows @ H.to(rows.dtype)) * rows).sum(dtype=torch.float64))
-                setattr(self, suffix + name, getattr(self, suffix + name) + cost)
+            for name, rows in parts.items():
+                setattr(self, prefix + name, getattr(self, prefix + name) + loss(rows, H))
         for name, rows in (("step", delta), ("edit", edit), ("gap", edit - delta)):
             setattr(self, name, getattr(self, name) + float((rows * rows).sum(dtype=torch.float64)))
 
@@ -69,6 +73,8 @@ class Losses:
             "step": self.step,
             "kept": kept,
             "distance": self.gap / self.step if self.step else 0.0,
+            "rounding": self.rounding,
+            "held_rounding": None if self.held is None else self.held_rounding,
         }
 
 
@@ -136,8 +142,10 @@ def _tiled(
     decision = decide(config.mode, budget, curvature, found, numel=count * width, squares=squares)
     for start, stop in tiles(count):
         aligned, tuned = (fill(part, work) for part in rows(start, stop))
-        new = edit_rows(aligned, tuned, decision, curvature, work)[: stop - start].to(dtype)
-        losses.add(fill(new, work) - aligned, tuned - aligned)
+        exact = edit_rows(aligned, tuned, decision, curvature, work)
+        new = exact[: stop - start].to(dtype)
+        written = fill(new, work)
+        losses.add(written - aligned, tuned - aligned, None if dtype == work else written - exact)
         put(start, new.cpu())
     return described(decision, curvature)
 
@@ -153,8 +161,8 @@ def _whole(
     put: Put,
 ) -> dict[str, Any]:
     """The modes that decide entry by entry need the whole matrix at once."""
-    aligned, tuned = rows(0, count)
-    new, info = edit_matrix(
+    aligned, tuned = (part.to(work) for part in rows(0, count))
+    exact, info = edit_matrix(
         aligned,
         tuned,
         curvature,
@@ -164,11 +172,12 @@ def _whole(
         blocksize=config.blocksize,
         compensation=config.compensation,
     )
-    new = new.to(dtype)
     for start, stop in tiles(count):
-        base = fill(aligned[start:stop], work)
-        losses.add(fill(new[start:stop], work) - base, fill(tuned[start:stop], work) - base)
-        put(start, new[start:stop].cpu())
+        new = exact[start:stop].to(dtype)
+        base, written = fill(aligned[start:stop], work), fill(new, work)
+        rounding = None if dtype == work else written - fill(exact[start:stop], work)
+        losses.add(written - base, fill(tuned[start:stop], work) - base, rounding)
+        put(start, new.cpu())
     return {"admitted": float(info["mask"].double().mean()), "percdamp": curvature.used}
 
 
@@ -192,14 +201,15 @@ def edit_step(
     gram = scaled.T @ scaled
     budget = Budget.of(config.mode, config.mu, config.rms_tol, config.s)
     rows = B.shape[0]
-    new_A, decision = edit_factor(old, gram, rows, config.mode, budget, curvature)
-    new_A = new_A.to(A.dtype).cpu()
+    exact, decision = edit_factor(old, gram, rows, config.mode, budget, curvature)
+    new_A = exact.to(A.dtype).cpu()
     edited = new_A.to(device, wide)
+    rounding = None if A.dtype == wide else edited - exact
     held = prepared.held(group, device)
 
-    def cost(H: torch.Tensor | None, factor: torch.Tensor) -> float | None:
-        if H is None:
-            return None
+    def cost(H: torch.Tensor | None, factor: torch.Tensor | None) -> float | None:
+        if H is None or factor is None:
+            return None if H is None else 0.0
         return 0.5 * float((gram * (factor @ H.to(wide) @ factor.T)).sum(dtype=torch.float64))
 
     def size(factor: torch.Tensor) -> float:
@@ -214,6 +224,8 @@ def edit_step(
         "loss_full": cost(curvature.H, old),
         "held_loss": cost(held, edited),
         "held_loss_full": cost(held, old),
+        "rounding": cost(curvature.H, rounding),
+        "held_rounding": cost(held, rounding),
         "step": step,
         "kept": size(edited) / step if step else 1.0,
         "distance": size(edited - old) / step if step else 0.0,
