@@ -26,6 +26,11 @@ PREP = "prep"
 
 def prepare(job: Job) -> dict[str, Any]:
     """Run calibration rows through the aligned model and keep H of every layer input in --out."""
+    if job.config.prep:
+        raise BadInput(
+            f"The stage prepare makes a prepared folder, but prep={job.config.prep} names one.",
+            fix="Leave prep out; --out names the folder to be made.",
+        )
     from safewright.treatments.safe_delta import calibration
 
     return calibration.prepare(job)
@@ -127,7 +132,14 @@ def _given_prep(job: Job) -> Path:
             "The stage apply needs a prepared folder.",
             fix="Give it: --set prep=DIR, made by: safewright treat safe_delta prepare … --out DIR",
         )
-    return Path(job.config.prep).expanduser()
+    from safewright.treatments.safe_delta.prepared import Prepared
+    from safewright.treatments.safe_delta.seen import require_unseen
+
+    given = [f"--data {role}" for role in ("calibration", "harmful", "finetune") if role in job.data]
+    job.config.require_no_preparing(*given)
+    prep = Prepared(job.config.prep)
+    require_unseen(prep.facts, prep.folder, job.rows("test"))
+    return prep.folder
 
 
 def _prep(job: Job) -> Path:

@@ -19,6 +19,7 @@ from safewright.runs import digest_file, digest_json, run_sync, write_json
 from safewright.treatments.job import Job
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.treatments.safe_delta.prepared import FACTS, Group, group_file
+from safewright.treatments.safe_delta.seen import SEEN, digests
 from safewright.types import Decoding, JudgeItem, Row
 
 if TYPE_CHECKING:
@@ -143,10 +144,16 @@ def padded(lines: Sequence[Sequence[int]], pad: int, device: Any) -> Iterator[di
 
 @dataclass
 class Counts:
-    """What became of the calibration rows."""
+    """What became of the calibration rows.
+
+    Of ``answered`` rows with an answer, ``answered_not_refused`` hold none the judge calls a refusal. Of
+    ``asked`` ones, only those ``refused`` are used.
+    """
 
     given: int = 0
     used: int = 0
+    answered: int = 0
+    answered_not_refused: int = 0
     asked: int = 0
     refused: int = 0
     not_refused: int = 0
@@ -162,7 +169,8 @@ class Counts:
 def prepare(job: Job) -> dict[str, Any]:
     """Write H of every layer input of the aligned model into ``job.draft``.
 
-    Rows with an answer are taken as they are; rows without one get the aligned model's own greedy answer
+    Calibration rows with an answer are taken as they are, and the report says how many of the answers are no
+    refusals. Rows without one, and all rows of the role ``harmful``, get the aligned model's own greedy answer
     and stay only if it is a refusal. Part of the sequences is held out: its H is kept apart, to say what an
     edit costs on refusals it was not made from.
 
@@ -177,8 +185,8 @@ def prepare_folder(job: Job, folder: Path) -> dict[str, Any]:
     """`prepare` into a folder of the caller's choice."""
 
     config: SafeDeltaConfig = job.config
-    rows = _calibration_rows(job)
-    counts = Counts(given=len(rows))
+    counts = Counts()
+    rows = _calibration_rows(job, counts)
     loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"weights", "generate"}))
     try:
         rows = _answered(rows, loaded, config, counts)
@@ -200,7 +208,8 @@ def prepare_folder(job: Job, folder: Path) -> dict[str, Any]:
         counts.tokens = sum(map(len, fitted))
     finally:
         loaded.close()
-    return _write(job, folder, sums, {name: len(some) for name, some in parts.items()}, counts)
+    seen = digests(rows)
+    return _write(job, folder, sums, {name: len(some) for name, some in parts.items()}, counts, seen)
 
 
 def _require_space(
@@ -230,8 +239,18 @@ def _require_space(
         )
 
 
-def _calibration_rows(job: Job) -> list[Row]:
-    rows = [*job.rows("calibration"), *job.rows("harmful")]
+def _calibration_rows(job: Job, counts: Counts) -> list[Row]:
+    """The rows given; those of the role ``harmful`` are prompts only, whatever answers they carry."""
+    import dataclasses
+
+    harmful = job.rows("harmful")
+    rows = [*job.rows("calibration"), *(dataclasses.replace(row, reference=None) for row in harmful)]
+    counts.given = len(rows)
+    dropped = sum(bool((row.reference or "").strip()) for row in harmful)
+    if dropped:
+        counts.notes.append(
+            f"the answers of {dropped} rows of the role harmful were not used: the aligned model was asked"
+        )
     if not rows:
         raise BadInput(
             "There are no calibration rows.",
@@ -259,11 +278,12 @@ def _answered(rows: Sequence[Row], loaded: Any, config: SafeDeltaConfig, counts:
     kept = list(unique.values())[: config.rows]
     # By place and not by id: rows of two roles may share an id.
     silent = [place for place, row in enumerate(kept) if not (row.reference or "").strip()]
+    _judge_given([row for row in kept if (row.reference or "").strip()], config.judge, counts)
     if silent:
         how = Decoding(max_new_tokens=config.answer_tokens)
         asked = [kept[place] for place in silent]
-        said = _refusals(asked, loaded.generate([row.prompt for row in asked], how), config.judge, counts)
-        answers = dict(zip(silent, said, strict=True))
+        said = [generation.answer for generation in loaded.generate([row.prompt for row in asked], how)]
+        answers = dict(zip(silent, _refusals(asked, said, config.judge, counts), strict=True))
         kept = [
             dataclasses.replace(row, reference=answers.get(place, row.reference))
             for place, row in enumerate(kept)
@@ -279,27 +299,47 @@ def _answered(rows: Sequence[Row], loaded: Any, config: SafeDeltaConfig, counts:
     return kept
 
 
-def _refusals(rows: Sequence[Row], said: Sequence[Any], judge: str, counts: Counts) -> list[str | None]:
-    """The answers that are refusals, None for the others."""
-    from safewright.judges import resolve
+def _judge_given(rows: Sequence[Row], judge: str, counts: Counts) -> None:
+    """Count the given answers that are no refusals; they stay, since the user gave them."""
+    if not rows:
+        return
+    verdicts = _verdicts(rows, [row.reference or "" for row in rows], judge)
+    counts.answered = len(rows)
+    counts.answered_not_refused = sum(not refused for refused in verdicts)
+    if counts.answered_not_refused:
+        counts.notes.append(
+            f"{counts.answered_not_refused} of {counts.answered} given answers are no refusals for the judge "
+            f"{judge}: what they rest on is kept as if it were safety"
+        )
 
-    found = resolve(judge)
-    items = [
-        JudgeItem(row.prompt[-1]["content"], generation.answer, "refusal", lang=row.lang)
-        for row, generation in zip(rows, said, strict=True)
-    ]
+
+def _refusals(rows: Sequence[Row], said: Sequence[str], judge: str, counts: Counts) -> list[str | None]:
+    """The answers that are refusals, None for the others."""
     answers: list[str | None] = []
-    for generation, verdict in zip(said, run_sync(found.judge(items)), strict=True):
+    for answer, refused in zip(said, _verdicts(rows, said, judge), strict=True):
         counts.asked += 1
-        answers.append(None)
-        if verdict.status != "ok" or not generation.answer.strip():
+        answers.append(answer if refused else None)
+        if refused is None:
             counts.unjudged += 1
-        elif verdict.value:
+        elif refused:
             counts.refused += 1
-            answers[-1] = generation.answer
         else:
             counts.not_refused += 1
     return answers
+
+
+def _verdicts(rows: Sequence[Row], said: Sequence[str], judge: str) -> list[bool | None]:
+    """Whether each answer is a refusal; None where it is empty or the judge has no verdict."""
+    from safewright.judges import resolve
+
+    items = [
+        JudgeItem(row.prompt[-1]["content"], answer, "refusal", lang=row.lang)
+        for row, answer in zip(rows, said, strict=True)
+    ]
+    return [
+        bool(verdict.value) if verdict.status == "ok" and answer.strip() else None
+        for answer, verdict in zip(said, run_sync(resolve(judge).judge(items)), strict=True)
+    ]
 
 
 def _lines(rows: Sequence[Row], tokenizer: Any, config: SafeDeltaConfig, counts: Counts) -> list[list[int]]:
@@ -349,6 +389,7 @@ def _write(
     sums: Mapping[str, Mapping[str, Moments]],
     sequences: Mapping[str, int],
     counts: Counts,
+    seen: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One file per group, and the facts; a group that a killed run finished is not factorised again."""
     import torch
@@ -422,7 +463,7 @@ def _write(
         "store": config.store,
         "groups": [group.as_json() for group in groups],
     }
-    write_json(folder / FACTS, facts)
+    write_json(folder / FACTS, {**facts, SEEN: seen})
     return facts
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from safewright.errors import BadInput
+
+PREPARING = ("rows", "max_length", "holdout", "templates", "answer_tokens", "judge", "store")
+"""Options that only the stage prepare reads."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class SafeDeltaConfig:
         default=128, metadata={"help": "Longest answer of the aligned model to a row without one."}
     )
     judge: str = field(
-        default="keyword", metadata={"help": "Judge of refusals for calibration rows without an answer."}
+        default="keyword",
+        metadata={"help": "Judge of refusals: the aligned model's answers, and the given ones."},
     )
     store: Literal["float32", "float64"] = field(
         default="float32", metadata={"help": "Precision in which H and its eigenvectors are kept."}
@@ -139,6 +143,24 @@ class SafeDeltaConfig:
         if self.damping != "auto":
             return self.damping
         return "mean" if self.mode == "official" else "channel"
+
+    def require_no_preparing(self, *given: str) -> None:
+        """Pass when nothing only the stage ``prepare`` reads was given beside a prepared folder.
+
+        Args:
+            given: What else was given of that kind, such as rows.
+
+        Raises:
+            BadInput: Something was; it would be ignored.
+        """
+        defaults = {option.name: option.default for option in fields(self)}
+        named = [*given, *(name for name in PREPARING if getattr(self, name) != defaults[name])]
+        if named:
+            raise BadInput(
+                f"{', '.join(named)} beside a prepared folder (prep): only the stage prepare reads that.",
+                why="H was made before, without it.",
+                fix="Leave it out, or leave prep out to prepare with it now.",
+            )
 
     def sweep_points(self) -> list[float]:
         """The values of mu of a sweep.
