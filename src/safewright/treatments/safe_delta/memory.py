@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from safewright.errors import BadInput
+from safewright.errors import BadInput, NumericalFailure
 from safewright.models import resolve
 from safewright.models.adapters import check_plain
 from safewright.models.blocks import Matrix, chosen, linear_modules
@@ -16,6 +18,7 @@ from safewright.models.checkpoint import Checkpoint
 from safewright.models.references import local_folder
 from safewright.treatments.safe_delta.applying import checks, summarised
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
+from safewright.treatments.safe_delta.curvature import require_finite
 from safewright.treatments.safe_delta.matrix import edit_one, edit_step
 from safewright.treatments.safe_delta.prepared import Prepared
 from safewright.types import ModelRef
@@ -27,35 +30,100 @@ def edit_model(
     prep: str | Path,
     config: SafeDeltaConfig | Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Repair a fine-tuned model in place.
+    """Repair a fine-tuned model in place: all of it or, after an error, nothing.
+
+    Until all edits are known they are kept in memory beside the model.
 
     Args:
         model: A ``PreTrainedModel``, whose matrices are edited, or a ``PeftModel`` with one plain LoRA
             adapter, whose A factors are edited.
         aligned: The folder (or hub id) of the aligned model it was fine-tuned from.
         prep: A folder of the stage ``prepare`` for that model.
-        config: Options of `safe_delta`; ``prep``, ``output`` and ``save_dtype`` have no say here.
+        config: Options of `safe_delta`; ``prep``, ``output``, ``save_dtype`` and what only the stage
+            ``prepare`` reads have no say here.
 
     Returns:
-        The report of the treatment: summed losses, ``layers``, ``checks``.
+        The report of the treatment: summed losses, ``layers``, ``checks``. ``moved_elsewhere_norm`` is None
+        where nothing outside the edited matrices has an aligned counterpart.
 
     Raises:
         BadInput: The model is not a fine-tune of the aligned one, or options do not fit.
-        NumericalFailure: A weight is not finite.
+        NumericalFailure: A weight is not finite, of either model or as it would be written.
     """
     known = config if isinstance(config, SafeDeltaConfig) else SafeDeltaConfig(**(config or {}))
+    adapter = editable_adapter(model, known)
     ref = aligned if isinstance(aligned, ModelRef) else resolve(aligned)
     prepared = Prepared(prep)
     prepared.require_for(ref)
     checkpoint = Checkpoint(local_folder(ref))
     try:
-        if hasattr(model, "peft_config"):
-            layers, kinds = _edit_adapter(model, checkpoint, prepared, known)
+        if adapter is None:
+            plan = _edit_weights(model, checkpoint, prepared, known)
         else:
-            layers, kinds = _edit_weights(model, checkpoint, prepared, known)
+            plan = _edit_adapter(model, adapter, checkpoint, prepared, known)
     finally:
         checkpoint.close()
-    return summarised(layers, kinds, 0.0, known) | {"layers": layers, "checks": checks(layers, kinds)}
+    with torch.no_grad():
+        for parameter, value in plan.writes:
+            parameter.copy_(value)
+    summary = summarised(plan.layers, plan.kinds, plan.moved or 0.0, known)
+    counts = dict(prepared.facts["counts"])
+    summary["notes"] = [*counts.pop("notes", []), *summary["notes"]]
+    return summary | {
+        "moved_elsewhere_norm": plan.moved,
+        "calibration": counts,
+        "layers": plan.layers,
+        "checks": checks(plan.layers, plan.kinds),
+    }
+
+
+def editable_adapter(model: Any, config: SafeDeltaConfig) -> str | None:
+    """The name of the adapter to edit; None where the model has none and its matrices are edited.
+
+    Raises:
+        BadInput: Its adapter cannot be edited in place with these options.
+    """
+    if not getattr(model, "peft_config", None):
+        return None
+    if callable(model.active_adapters):
+        raise BadInput(
+            f"The {type(model).__name__} holds its adapter inside (model.load_adapter of transformers).",
+            why="Its factors are reached through a PeftModel only.",
+            fix="Pass a PeftModel: peft.PeftModel.from_pretrained(base, adapter_folder).",
+        )
+    if config.mode not in ("soft", "exact"):
+        raise BadInput(
+            f"The mode {config.mode!r} raises the rank of an adapter.",
+            fix="Use soft or exact for an adapter.",
+        )
+    names = list(model.active_adapters)
+    if len(names) != 1:
+        raise BadInput(
+            f"{len(names)} adapters are active ({', '.join(names)}).",
+            why="Their steps add up, and each would be repaired as if it were alone.",
+            fix="Activate one: model.set_adapter(name).",
+        )
+    check_plain(model.peft_config[names[0]])
+    return str(names[0])
+
+
+@dataclass
+class _Plan:
+    """A whole edit before anything is written: an error leaves the model as it was.
+
+    ``squares`` sums what fine-tuning moved outside the edited matrices; ``compared`` is whether anything
+    there has an aligned counterpart.
+    """
+
+    kinds: dict[str, int]
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    writes: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    squares: float = 0.0
+    compared: bool = False
+
+    @property
+    def moved(self) -> float | None:
+        return math.sqrt(self.squares) if self.compared else None
 
 
 def _matrices(
@@ -93,21 +161,22 @@ def _matrices(
     return [found[matrix.module] for matrix in edited], kinds
 
 
-def _edit_weights(
-    model: Any, checkpoint: Checkpoint, prepared: Prepared, config: SafeDeltaConfig
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def _edit_weights(model: Any, checkpoint: Checkpoint, prepared: Prepared, config: SafeDeltaConfig) -> _Plan:
     pairs, kinds = _matrices(model, checkpoint, config)
-    layers = []
+    plan = _Plan(kinds)
+    _outside(plan, model, checkpoint, {matrix.tensor for matrix, _ in pairs}, config)
     for matrix, module in pairs:
         weight = module.weight
-        base, tuned = checkpoint.read(matrix.tensor).to(weight.device), weight.detach()
+        base, tuned = _aligned(checkpoint, matrix.tensor).to(weight.device), weight.detach()
         if base.shape != tuned.shape:
             raise BadInput(
                 f"{matrix.module} has the shape {tuple(tuned.shape)}, {tuple(base.shape)} in the aligned model."
             )
+        require_finite(f"{matrix.module} of the fine-tuned model", tuned)
         if matrix.transposed:
             base, tuned = base.T, tuned.T
-        new = torch.empty_like(tuned)
+        # Beside the model, and not on its device, which may be full.
+        new = torch.empty(tuned.shape, dtype=tuned.dtype)
 
         def rows(start: int, stop: int, of: Any = (base, tuned)) -> tuple[torch.Tensor, torch.Tensor]:
             return of[0][start:stop], of[1][start:stop]
@@ -126,70 +195,104 @@ def _edit_weights(
             device=str(weight.device),
             put=put,
         )
-        with torch.no_grad():
-            weight.copy_(new.T if matrix.transposed else new)
-        layers.append({"tensor": matrix.tensor, **report})
-    if config.others == "aligned":
-        _restore_others(model, checkpoint, {matrix.tensor for matrix, _ in pairs})
-    return layers, kinds
-
-
-def _restore_others(model: Any, checkpoint: Checkpoint, edited: set[str]) -> None:
-    """Give every parameter that was not edited its aligned value."""
-    prefix = f"{model.base_model_prefix}."
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            for stored in (name, name.removeprefix(prefix)):
-                if stored in edited:
-                    break
-                if stored in checkpoint.stored:
-                    value = checkpoint.read(stored)
-                    if value.shape != parameter.shape:
-                        raise BadInput(
-                            f"The fine-tuning resized {name}, but its aligned value is asked for.",
-                            fix="Use nonlinear=finetuned.",
-                        )
-                    parameter.copy_(value)
-                    break
+        _require_edit(matrix.module, new)
+        plan.writes.append((weight, new.T if matrix.transposed else new))
+        plan.layers.append({"tensor": matrix.tensor, **report})
+    return plan
 
 
 def _edit_adapter(
-    model: Any, checkpoint: Checkpoint, prepared: Prepared, config: SafeDeltaConfig
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    if config.mode not in ("soft", "exact"):
-        raise BadInput(
-            f"The mode {config.mode!r} raises the rank of an adapter.",
-            fix="Use soft or exact for an adapter.",
-        )
-    names = list(model.active_adapters)
-    if len(names) != 1:
-        raise BadInput(
-            f"{len(names)} adapters are active ({', '.join(names)}).",
-            why="Their steps add up, and each would be repaired as if it were alone.",
-            fix="Activate one: model.set_adapter(name).",
-        )
-    (name,) = names
-    check_plain(model.peft_config[name])
+    model: Any, name: str, checkpoint: Checkpoint, prepared: Prepared, config: SafeDeltaConfig
+) -> _Plan:
     pairs, kinds = _matrices(model, checkpoint, config)
-    modules = dict(model.get_base_model().named_modules())
-    layers = []
-    for matrix, module in pairs:
-        layer = modules[matrix.module]
-        if not hasattr(layer, "lora_A") or name not in layer.lora_A:
-            continue
-        if not torch.equal(
-            module.weight.detach().cpu(), checkpoint.read(matrix.tensor).to(module.weight.dtype)
-        ):
+    base_model = model.get_base_model()
+    adapted = {
+        module: layer
+        for module, layer in base_model.named_modules()
+        if name in getattr(layer, "lora_A", ()) or name in getattr(layer, "lora_embedding_A", ())
+    }
+    edited = {matrix.module: (matrix, module) for matrix, module in pairs if matrix.module in adapted}
+    kinds |= {"edited": len(edited), "exempt": kinds["exempt"] + len(pairs) - len(edited)}
+    plan = _Plan(kinds)
+    _outside(plan, base_model, checkpoint, {matrix.tensor for matrix, _ in edited.values()}, config)
+    for place, layer in adapted.items():
+        if name not in layer.lora_A:
             raise BadInput(
-                f"The base's {matrix.module} differs from the aligned model's.",
+                f"The adapter changes {place}, which is an embedding.",
+                why="An embedding has no input whose safety loss could be measured.",
+                fix="Merge the adapter (peft: merge_and_unload) and give the merged model.",
+            )
+        A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
+        for factor, weight in (("A", A), ("B", B)):
+            require_finite(f"lora_{factor} of {place}", weight.detach())
+        if place not in edited:
+            wide_A, wide_B = A.detach().double(), B.detach().double()
+            gram = wide_B.T @ wide_B
+            plan.squares += layer.scaling[name] ** 2 * float((wide_A * (gram @ wide_A)).sum())
+            if config.others == "aligned":
+                plan.writes.append((B, torch.zeros_like(B)))
+            continue
+        matrix, module = edited[place]
+        base = module.weight.detach()
+        require_finite(f"{place} of the base", base)
+        if not torch.equal(base.cpu(), _aligned(checkpoint, matrix.tensor).to(base.dtype)):
+            raise BadInput(
+                f"The base's {place} differs from the aligned model's.",
                 why="The adapter's step would not be the whole difference (some initialisations change the base).",
                 fix="Give the base the adapter was trained on.",
             )
-        A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
         new_A, report = edit_step(
-            A.detach(), B.detach(), layer.scaling[name], matrix.module, prepared, config, str(A.device)
+            A.detach(), B.detach(), layer.scaling[name], place, prepared, config, str(A.device)
         )
-        with torch.no_grad():
-            A.copy_(new_A)
-        layers.append({"tensor": matrix.tensor, "layer": matrix.layer, **report})
-    return layers, kinds
+        _require_edit(place, new_A)
+        plan.writes.append((A, new_A))
+        plan.layers.append({"tensor": matrix.tensor, "layer": matrix.layer, **report})
+    return plan
+
+
+def _outside(
+    plan: _Plan, model: Any, checkpoint: Checkpoint, edited: set[str], config: SafeDeltaConfig
+) -> None:
+    """Plan what happens to parameters that are not edited, and sum how far fine-tuning moved them."""
+    prefix = f"{model.base_model_prefix}."
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        stored = next((t for t in (plain, plain.removeprefix(prefix)) if t in checkpoint.stored), None)
+        if stored in edited:
+            continue
+        tuned = parameter.detach()
+        require_finite(f"{plain} of the fine-tuned model", tuned)
+        if stored is None:
+            continue
+        value = _aligned(checkpoint, stored).to(tuned.device, tuned.dtype)
+        if value.shape == tuned.shape:
+            gap = float(((tuned.double() - value.double()) ** 2).sum())
+            plan.squares += gap
+            plan.compared = True
+            if gap and config.others == "aligned":
+                plan.writes.append((parameter, value))
+        elif config.others == "aligned":
+            raise BadInput(
+                f"The fine-tuning resized {plain}, but its aligned value is asked for.",
+                fix="Use nonlinear=finetuned.",
+            )
+
+
+def _aligned(checkpoint: Checkpoint, tensor: str) -> torch.Tensor:
+    value = checkpoint.read(tensor)
+    require_finite(f"{tensor} of {checkpoint.folder}", value)
+    return value
+
+
+def _require_edit(module: str, new: torch.Tensor) -> None:
+    """Raise NumericalFailure unless an edit is finite as it will be written."""
+    bad = int((~torch.isfinite(new)).sum())
+    if bad:
+        kind = str(new.dtype).removeprefix("torch.")
+        raise NumericalFailure(
+            f"The edit of {module} holds {bad} numbers that are not finite in {kind}.",
+            why="The model would answer nothing but noise; it was left as it was.",
+            fix="Load the model in bfloat16 or float32, and edit that.",
+        )
