@@ -86,7 +86,7 @@ def adapter(aligned: Path, folder: Path, *, seed: int = 2, dtype: str = "float32
             if "lora_B" in name:
                 parameter += 0.05 * torch.randn_like(parameter)
     model.peft_config["default"].base_model_name_or_path = str(aligned)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=False)
     if dtype != "float32":
         edit_tensors(folder, lambda name, tensor: tensor.to(getattr(torch, dtype)))
     return folder

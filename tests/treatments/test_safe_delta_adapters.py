@@ -174,3 +174,29 @@ def test_11_a_nan_in_a_factor_is_named(
     with pytest.raises(NumericalFailure, match=rf"{hurt}.*holds 1 non-finite"):
         apply(models, adapter, prep, tmp_path / "out", output=output)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_09_steps_that_nobody_edits_are_said_and_merged(
+    models: dict[str, Path], prep: Path, tmp_path: Path, head: bool
+) -> None:
+    """With modules=q_proj, what the adapter does elsewhere stays: in the adapter and in a merged model."""
+    more = {"target_modules": ["q_proj", "lm_head"]} if head else {}
+    adapter = folders.adapter(models["aligned"], tmp_path / "in", **more)
+    apply(models, adapter, prep, tmp_path / "whole", output="model", modules="q_proj")
+    apply(models, adapter, prep, tmp_path / "adapter", modules="q_proj")
+    whole, tuned = folders.weights(tmp_path / "whole"), merged(models["aligned"], adapter)
+    kept = merged(models["aligned"], tmp_path / "adapter")
+    base = folders.weights(models["aligned"])
+    others = [n for n in base if not torch.equal(tuned[n], base[n]) and "q_proj" not in n]
+    assert others
+    assert not head or others == ["lm_head.weight"]
+    step = sum(float(((tuned[name] - base[name]).double() ** 2).sum()) for name in others) ** 0.5
+    for name in others:
+        assert torch.allclose(whole[name], tuned[name], atol=1e-6), name
+    assert all(torch.allclose(whole[name], kept[name], atol=1e-6) for name in base)
+    for out in ("whole", "adapter"):
+        report = json.loads((tmp_path / out / "provenance.json").read_text())["report"]
+        assert report["moved_elsewhere_norm"] == pytest.approx(step, rel=1e-4)
+        assert any("are not edited" in note for note in report["notes"])
+        assert report["matrices"]["edited"] == len(report["layers"])

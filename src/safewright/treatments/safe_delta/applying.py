@@ -125,7 +125,7 @@ def apply(job: Job, prep: Path) -> Made:
         as_adapter = keeps_form(sources, config)
         _check_covered(output, prepared, config)
         if as_adapter:
-            layers, moved = write_adapter(job, opened, output, prepared), 0.0
+            layers, moved = write_adapter(job, opened, output, prepared)
         else:
             layers, moved = _write_full(job, sources, output, prep)
         kinds = merge_kinds(output, opened)
@@ -166,22 +166,29 @@ def _write_full(job: Job, sources: Sources, output: Output, prep: Path) -> tuple
     return reports(rows)
 
 
-def write_adapter(job: Job, opened: Opened, output: Output, prepared: Prepared) -> list[dict[str, Any]]:
-    """Write an adapter of the same rank: A changes, B and the scaling stay."""
+def write_adapter(
+    job: Job, opened: Opened, output: Output, prepared: Prepared
+) -> tuple[list[dict[str, Any]], float]:
+    """Write an adapter of the same rank: A changes, B and the scaling stay.
 
+    Returns:
+        The layer reports, and the norm of the steps that are not edited.
+    """
     config: SafeDeltaConfig = job.config
     adapter = opened.adapter
     assert adapter is not None
     tensors = {name: adapter.checkpoint.read(name) for name in adapter.checkpoint.stored}
     by_module = {matrix.module: matrix for matrix in output.matrices}
-    layers = []
+    layers, moved = [], 0.0
     for place, (module, factors) in enumerate(adapter.factors.items()):
         job.progress("editing", place, len(adapter.factors))
+        A, B, scaling = adapter.read(module)
         if module not in by_module:
+            step = A.double()
+            moved += scaling**2 * float((step * (B.double().T @ B.double() @ step)).sum())
             if config.others == "aligned":
                 tensors[factors.b_name] = torch.zeros_like(tensors[factors.b_name])
             continue
-        A, B, scaling = adapter.read(module)
         new_A, report = edit_step(A, B, scaling, module, prepared, config, job.device)
         tensors[factors.a_name] = new_A
         matrix = by_module[module]
@@ -191,7 +198,7 @@ def write_adapter(job: Job, opened: Opened, output: Output, prepared: Prepared) 
     write_adapter_folder(
         adapter, job.draft, {name: t if dtype is None else t.to(dtype) for name, t in tensors.items()}
     )
-    return layers
+    return layers, math.sqrt(max(0.0, moved))
 
 
 def summarised(
