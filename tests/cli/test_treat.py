@@ -184,6 +184,9 @@ def test_an_adapter_needs_little_disk(models: dict[str, Path], ask: Any, tmp_pat
         (["uniform_scale", "--limit=0"], "--limit"),
         (["safe_delta", "verify", "--out=nowhere"], r"no provenance\.json"),
         (["safe_delta", "inspect", "--out=nowhere"], "not a prepared folder"),
+        (["safe_delta", "verify"], "verify reads the repaired model, and none was named.*--out DIR"),
+        (["safe_delta", "inspect"], "inspect reads the prepared folder, and none was named.*--out DIR"),
+        (["safe_delta", "sweep", "--set=points=1,inf"], "points is '1,inf'.*finite"),
     ],
 )
 def test_mistakes_are_named(ask: Any, given: list[str], said: str) -> None:
@@ -191,11 +194,113 @@ def test_mistakes_are_named(ask: Any, given: list[str], said: str) -> None:
     assert code == 2, told
     assert re.search(said, told, re.DOTALL), told
     assert not out
+    assert not list(Path.cwd().iterdir())
 
 
 def test_a_folder_is_asked_for(models: dict[str, Path], ask: Any) -> None:
     code, _, told = ask("uniform_scale", *both(models))
     assert (code, "--out DIR" in told) == (2, True)
+
+
+@pytest.mark.parametrize("stage", [[], ["prepare"], ["apply"], ["sweep"]])
+def test_the_aligned_model_is_no_adapter(
+    models: dict[str, Path], ask: Any, tmp_path: Path, stage: list[str]
+) -> None:
+    roles = [f"--model=aligned={models['adapter']}", f"--model=tuned={models['tuned']}"]
+    hess = folders.prepared(models["aligned"], models["rows"], tmp_path / "hess")
+    rows = f"--set=prep={hess}" if stage == ["apply"] else f"--data=calibration={models['rows']}"
+    roles = roles[:1] if stage == ["prepare"] else roles
+    for more in ([], ["--dry-run"]):
+        if more and stage in (["apply"], ["sweep"]):
+            continue  # nothing is estimated of these
+        code, _, told = ask("safe_delta", *stage, *roles, rows, "--out", tmp_path / "out", *more)
+        assert code == 2, told
+        assert "aligned model" in told
+        assert "only the tuned model may be an adapter" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_the_folder_one_is_in_is_refused(models: dict[str, Path], ask: Any, overwrite: list[str]) -> None:
+    code, _, told = ask("uniform_scale", *both(models), "--out", ".", *overwrite)
+    assert code == 2, told
+    assert "the folder you are in" in told
+    assert sorted(path.name for path in Path.cwd().parent.iterdir()) == ["here"]
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_prepared_folder_lacks_a_fact(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    hess = folders.prepared(models["aligned"], models["rows"], tmp_path / "hess")
+    whole = json.loads((hess / "prep.json").read_text())
+    needed = ("aligned", "counts", "utility", "groups")
+    cut = [{key: value for key, value in whole.items() if key != gone} for gone in needed]
+    cut += [{**whole, "aligned": {}}, {**whole, "groups": [1]}, {**whole, "counts": None}]
+    for facts in cut:
+        (hess / "prep.json").write_text(json.dumps(facts))
+        for stage in (["apply", *both(models), f"--set=prep={hess}", "--out", tmp_path / "out"], ["inspect"]):
+            more = ["--out", hess] if stage == ["inspect"] else []
+            code, _, told = ask("safe_delta", *stage, *more)
+            assert code == 2, told
+            assert "prep.json is damaged" in told
+
+
+@pytest.mark.parametrize("how", ["missing", "garbage"])
+def test_inspect_checks_the_files(models: dict[str, Path], ask: Any, tmp_path: Path, how: str) -> None:
+    hess = folders.prepared(models["aligned"], models["rows"], tmp_path / "hess")
+    file = next(hess.glob("L001*"))
+    if how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(b"garbage")
+    code, said, told = ask("safe_delta", "inspect", "--out", hess)
+    assert (code, said) == (2, ""), told
+    assert file.name in told
+    assert ("is missing" if how == "missing" else "its digest differs") in told
+
+
+def test_a_sweep_is_kept_where_it_is_asked_for(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    hess = folders.prepared(models["aligned"], models["rows"], tmp_path / "hess")
+    out = tmp_path / "swept"
+    code, said, told = ask("safe_delta", "sweep", *both(models), f"--set=prep={hess}", "--out", out, "--json")
+    assert code == 0, told
+    assert json.loads((out / "sweep.json").read_text()) == json.loads(said)
+    assert not list(Path.cwd().iterdir())
+    (out / "mine.txt").write_text("mine")
+    code, _, told = ask(
+        "safe_delta", "sweep", *both(models), f"--set=prep={hess}", "--out", out, "--overwrite"
+    )
+    assert (code, "mine.txt" in told) == (2, True)
+
+
+def test_a_tampered_result_is_not_reported_as_ok(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ["safe_delta", *both(models), f"--data=calibration={models['rows']}", "--out", out]
+    assert ask(*given)[0] == 0
+    move = out / "model.safetensors"
+    move.write_bytes(move.read_bytes()[:-1] + b"x")
+    code, said, told = ask(*given)
+    assert (code, said) == (2, "")
+    assert "model.safetensors has changed" in told
+    assert "safewright treat safe_delta verify --out" in " ".join(told.split())
+
+
+def test_an_adapter_saved_with_embedding_layers_is_named_as_such(
+    models: dict[str, Path], ask: Any, tmp_path: Path
+) -> None:
+    import peft
+
+    base = folders.load(models["aligned"])
+    model = peft.get_peft_model(
+        base, peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj", "lm_head"])
+    )
+    model.peft_config["default"].base_model_name_or_path = str(models["aligned"])
+    model.save_pretrained(tmp_path / "own", save_embedding_layers=True)
+    roles = [both(models)[0], f"--model=tuned={tmp_path / 'own'}"]
+    code, _, told = ask("uniform_scale", *roles, "--out", tmp_path / "out")
+    assert code == 2, told
+    assert "saved with its embedding layers" in " ".join(told.split())
+    assert "lm_head" in told
+    assert "save_embedding_layers=False" in "".join(told.split())
 
 
 def test_verify_ends_with_3_after_one_byte(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:

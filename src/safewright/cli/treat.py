@@ -25,7 +25,9 @@ def treat(
     data: Annotated[
         list[str], typer.Option("--data", metavar="ROLE=FILE", help="Rows of a role, or a preset's name.")
     ] = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the new model.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the new model, or that a stage reads.")
+    ] = None,
     set_: options.Set = [],  # noqa: B006
     config: options.Config = None,
     limit: options.Limit = None,

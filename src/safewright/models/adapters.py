@@ -44,6 +44,9 @@ KNOWN_FIELDS = frozenset(
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """Initialisations that leave the base's weights as they are."""
 
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "lm_head", "embed_out")
+"""Modules whose weight has a row for every token; PEFT saves them beside the factors where it is asked to."""
+
 
 @dataclass(frozen=True)
 class Factors:
@@ -99,6 +102,14 @@ class Adapter:
             names -= set(pair)
             self.factors[name] = Factors(name, *pair, float(next(iter(module.scaling.values()))))
             self._check_shape(self.factors[name], module)
+        layers = sorted(name for name in names if _of_embeddings(name))
+        if layers:
+            raise BadInput(
+                f"{folder} was saved with its embedding layers ({layers[0]}).",
+                why="They would replace the base's own, which no product of two factors does.",
+                fix="Save it without them (peft: save_pretrained(..., save_embedding_layers=False)), or, where "
+                "they were trained, merge it (merge_and_unload) and give the merged folder.",
+            )
         if names:
             raise BadInput(
                 f"{folder} holds {len(names)} tensors without a place in its base, first {min(names)}.",
@@ -138,6 +149,12 @@ class Adapter:
                     fix="Train or download that adapter again.",
                 )
         return A, B, found.scaling
+
+
+def _of_embeddings(name: str) -> bool:
+    """Whether an adapter's tensor is a base's embedding or head, as PEFT saves them on request."""
+    parts = name.split(".")
+    return "lora_A" not in parts and "lora_B" not in parts and any(part in EMBEDDINGS for part in parts)
 
 
 def check_plain(config: Any) -> None:

@@ -5,32 +5,35 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safewright import catalog
 from safewright.data import LoadedData, load_data
 from safewright.data.loaded import check_limit
 from safewright.errors import BadInput, nearest
 from safewright.models import resolve
-from safewright.runs import Run, digest_file, digest_json, from_json, open_run, to_json, versions, write_json
-from safewright.runs.atomic import checked_path, sync_folder
+from safewright.models.references import as_path
+from safewright.runs import Run, digest_file, from_json, open_run, to_json, versions
+from safewright.runs.atomic import checked_path, disk_errors
+from safewright.runs.folder import PLAN, foreign
 from safewright.runs.run import plan_digest
 from safewright.treatments.job import Job, Made, Progress
+from safewright.treatments.placing import PROVENANCE, let_go, put, put_back, require_free, stands
 from safewright.types import Cost, ModelRef, TreatmentResult
 
-PROVENANCE = "provenance.json"
-"""Lies beside a treated model's weights: what it was made from, how, and what was found."""
-
 DRAFT = "draft"
-REPLACED = "replaced"
 RESULT = "result.json"
+FOLDERS = ("hf", "adapter")
+"""Kinds of models that are files, whose digests can be taken again."""
+
+Result = TypeVar("Result")
 VERSIONS = ("safewright", "torch", "transformers", "peft", "safetensors")
 
 
@@ -61,7 +64,7 @@ class TreatPlan:
             for name, option in self.entry.options().items()
             if option.metadata.get("decides", True)
         }
-        files = self.options.inputs() if hasattr(self.options, "inputs") else {}
+        files = _inputs(self.options)
         plain: dict[str, Any] = to_json(
             {
                 "treatment": {
@@ -92,11 +95,14 @@ class TreatPlan:
 
     @property
     def run_folder(self) -> Path:
-        """Where the run is kept when nothing else is said: beside the result."""
-        if self.out is None or not self.writes:
+        """Where the run is kept when nothing else is said: beside the result, or in --out where there is none."""
+        if self.out is None:
             name = "-".join(part for part in (self.entry.name, self.stage) if part)
             return Path("runs") / f"{name}-{plan_digest(self.identity)[7:19]}"
-        return self.out.parent / f"{self.out.name}.run"
+        if not self.writes:
+            return self.out
+        out = self.out if self.out.name not in ("", "..") else Path(os.path.abspath(self.out))
+        return out.parent / f"{out.name}.run"
 
 
 def treat(
@@ -125,7 +131,7 @@ def treat(
         device: ``auto`` (CUDA where present, else CPU) or a torch device.
         threads: Compute threads of each process; part of the plan.
         run: Folder of the run; ``OUT.run`` where None.
-        overwrite: Start anew where ``out`` or the run's folder holds another result.
+        overwrite: Replace the result that ``out`` or the run's folder holds, once the new one is whole.
         workers: Processes that write matrices.
         notes: Facts for plan.json that decide nothing.
         progress: Called as work goes on.
@@ -211,17 +217,14 @@ def run_treatment(
     started = time.monotonic()
     out = plan.out
     assert out is not None
-    folder = Path(run) if run is not None else plan.run_folder
-    replace = _require_free(out, plan, overwrite)
-    with _begun(folder, plan, notes, overwrite) as opened:
-        if replace:
-            _remove(out, opened)
-        if not _stands(out, plan):
-            job = _job(plan, out, opened, workers, progress)
-            with _compute_threads(plan.threads):
-                _make(plan, job, started)
-        found = json.loads((out / PROVENANCE).read_text("utf-8"))
-        result = from_json(
+
+    def work(job: Job) -> dict[str, Any]:
+        made: Made = plan.entry.function(job)
+        job.run.event("made", seconds=round(time.monotonic() - started, 3))
+        return {"kind": made.kind, "checks": made.checks, "report": made.report or {}}
+
+    def result(found: Mapping[str, Any]) -> TreatmentResult:
+        return from_json(
             TreatmentResult,
             {
                 "model": to_json(resolve(out)),
@@ -232,8 +235,9 @@ def run_treatment(
                 "cost": to_json(Cost(seconds=round(time.monotonic() - started, 3))),
             },
         )
-        opened.write(RESULT, result)
-    return result
+
+    folder = Path(run) if run is not None else plan.run_folder
+    return _put_in_place(plan, out, folder, work, result, overwrite, workers, notes, progress)
 
 
 def run_stage(
@@ -248,51 +252,146 @@ def run_stage(
     """What a planned stage found, in plain JSON; a stage that writes puts its folder in place at once."""
     assert plan.stage is not None
     stage = plan.entry.stages[plan.stage]
+
+    def work(job: Job) -> dict[str, Any]:
+        return {"found": stage.function(job)}
+
+    if run is None and not stage.writes and not stage.takes:
+        # It reads one folder and is done: no model is in its plan, and nothing of it is worth keeping.
+        with tempfile.TemporaryDirectory(prefix="safewright-") as kept:
+            return run_stage(plan, run=kept, workers=workers, notes=notes, progress=progress)
     folder = Path(run) if run is not None else plan.run_folder
-    replace = False
     if stage.writes:
         assert plan.out is not None
-        replace = _require_free(plan.out, plan, overwrite)
-    with _begun(folder, plan, notes, overwrite) as opened:
-        out = plan.out or opened.dir
-        if replace:
-            _remove(out, opened)
-        if stage.writes and _stands(out, plan):
-            return dict(json.loads((out / PROVENANCE).read_text("utf-8"))["found"])
-        job = _job(plan, out, opened, workers, progress)
-        with _compute_threads(plan.threads):
-            found: dict[str, Any] = to_json(stage.function(job))
-        if stage.writes:
-            _put(job.draft, out, {**_about(plan), "found": found}, opened.dir)
-        else:
-            opened.write(RESULT, found)
+        return _put_in_place(
+            plan,
+            plan.out,
+            folder,
+            work,
+            lambda provenance: dict(provenance["found"]),
+            overwrite,
+            workers,
+            notes,
+            progress,
+        )
+    _check_workers(workers)
+    with _begun(folder, plan, notes, overwrite, anew=overwrite) as opened:
+        found: dict[str, Any] = _worked(plan, _job(plan, opened, workers, progress), work)["found"]
+        opened.write(f"{plan.stage}.json", found)
+    return found
+
+
+def _put_in_place(
+    plan: TreatPlan,
+    out: Path,
+    folder: Path,
+    work: Callable[[Job], dict[str, Any]],
+    result: Callable[[Mapping[str, Any]], Result],
+    overwrite: bool,
+    workers: int,
+    notes: Mapping[str, Any] | None,
+    progress: Progress | None,
+) -> Result:
+    """What ``result`` makes of the provenance in ``out``, once the folder stands there: made now, or before."""
+    _check_workers(workers)
+    with disk_errors(out):
+        put_back(out, folder)
+        require_free(out, plan, overwrite)
+    # A kill of an overwriting run is gone on from, like any other.
+    anew = overwrite and not _unfinished(folder, plan)
+    with _begun(folder, plan, notes, overwrite, anew) as opened:
+        let_go(opened)
+        if anew or not stands(out, plan):
+            job = _job(plan, opened, workers, progress)
+            provenance = {**_about(plan), **_worked(plan, job, work)}
+            put(job.draft, plan, out, provenance, opened, overwrite)
+        made = result(json.loads((out / PROVENANCE).read_text("utf-8")))
+        opened.write(RESULT, made)
+    return made
+
+
+def _worked(plan: TreatPlan, job: Job, work: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
+    """What the work of a plan found, in plain JSON, once its inputs are still those that were planned with."""
+    with _compute_threads(plan.threads):
+        found: dict[str, Any] = to_json(work(job))
+    _require_unchanged(plan)
     return found
 
 
 @contextmanager
-def _begun(folder: Path, plan: TreatPlan, notes: Mapping[str, Any] | None, overwrite: bool) -> Iterator[Run]:
+def _begun(
+    folder: Path, plan: TreatPlan, notes: Mapping[str, Any] | None, overwrite: bool, anew: bool
+) -> Iterator[Run]:
     """The run of a plan. One that was begun here and ends at unusable input leaves nothing behind: a corrected
     command must not find the folder taken by the plan that could not be."""
     fresh = overwrite or not (folder / "plan.json").exists()
-    with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
+    with open_run(folder, {**plan.identity, **(notes or {})}, overwrite=anew) as opened:
         try:
             yield opened
-        except BadInput:
-            if fresh:
+        except BadInput as error:
+            # What was computed from inputs that changed is no use to anyone.
+            if (fresh or isinstance(error, _Changed)) and not foreign(folder):
                 opened.discard()
             raise
 
 
-def _make(plan: TreatPlan, job: Job, started: float) -> None:
-    made: Made = plan.entry.function(job)
-    provenance = {
-        **_about(plan),
-        "kind": made.kind,
-        "checks": made.checks,
-        "report": made.report or {},
-    }
-    job.run.event("made", seconds=round(time.monotonic() - started, 3))
-    _put(job.draft, job.out, provenance, job.run.dir)
+def _unfinished(folder: Path, plan: TreatPlan) -> bool:
+    """Whether a killed run of this very plan is there."""
+    try:
+        found = json.loads((folder / PLAN).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    same = isinstance(found, dict) and plan_digest(found) == plan_digest(plan.identity)
+    return same and not (folder / RESULT).exists()
+
+
+class _Changed(BadInput):
+    """An input is not what it was when the treatment was planned."""
+
+
+def _require_unchanged(plan: TreatPlan) -> None:
+    """Pass when models and input files still have the bytes they were planned with.
+
+    Raises:
+        BadInput: One of them was written to while the treatment ran.
+    """
+    for role, ref in plan.models.items():
+        if ref.kind in FOLDERS and _digest_now(ref) != ref.digest:
+            raise _changed(f"The {role} model {ref.where}")
+    said = plan.identity["treatment"]["config"]
+    for name, file in _inputs(plan.options).items():
+        if digest_file(file) != said[name]:
+            raise _changed(f"{name}={file}")
+
+
+def _digest_now(ref: ModelRef) -> str:
+    try:
+        return resolve(_place(ref)).digest
+    except BadInput:
+        return ""  # gone, or half written
+
+
+def _changed(what: str) -> _Changed:
+    return _Changed(
+        f"{what} has changed since the treatment began.",
+        why="The result would be a mixture, under the digest of other bytes.",
+        fix="Wait until nothing writes there, and give the command again.",
+    )
+
+
+def _inputs(options: Any) -> dict[str, Path]:
+    """The files among a treatment's options whose content decides the result."""
+    return dict(options.inputs()) if hasattr(options, "inputs") else {}
+
+
+def _place(ref: ModelRef) -> str:
+    """Where a model is, said so that it is found from any folder."""
+    return f"{ref.where}@{ref.revision}" if ref.revision is not None else _absolute(ref.where)
+
+
+def _absolute(where: str) -> str:
+    folder = as_path(where)
+    return str(folder.absolute()) if folder.is_dir() else where
 
 
 def _about(plan: TreatPlan) -> dict[str, Any]:
@@ -301,109 +400,20 @@ def _about(plan: TreatPlan) -> dict[str, Any]:
         "plan": plan_digest(plan.identity),
         "treatment": plan.identity["treatment"],
         "parents": {
-            role: {"digest": ref.digest, "where": ref.where, "kind": ref.kind, "base": ref.base}
+            role: {
+                "digest": ref.digest,
+                "where": _place(ref),
+                "kind": ref.kind,
+                "base": ref.base and _absolute(ref.base),
+            }
             for role, ref in plan.models.items()
         },
+        "inputs": {name: str(file.absolute()) for name, file in _inputs(plan.options).items()},
         "data": {role: held.describe() for role, held in plan.data.items()},
         "seed": plan.seed,
         "engine": plan.identity["engine"],
         "versions": plan.identity["versions"],
     }
-
-
-def _put(draft: Path, out: Path, provenance: Mapping[str, Any], run: Path) -> None:
-    """Move a whole draft to its place: readers see nothing, or all of it."""
-    files = {name: digest_file(draft / name) for name in _files(draft)}
-    write_json(draft / PROVENANCE, {**provenance, "files": files})
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.is_dir() and not any(out.iterdir()):
-        out.rmdir()
-    try:
-        os.replace(draft, out)
-    except OSError:
-        # Another file system: copy beside, then rename there.
-        beside = out.parent / f".{out.name}.part"
-        if beside.exists():
-            shutil.rmtree(beside)
-        shutil.copytree(draft, beside)
-        os.replace(beside, out)
-        shutil.rmtree(draft)
-    sync_folder(out.parent)
-
-
-def _stands(out: Path, plan: TreatPlan) -> bool:
-    """Whether ``out`` already holds the result of this very plan."""
-    found = _provenance(out)
-    return found is not None and found["plan"] == plan_digest(plan.identity)
-
-
-def _provenance(out: Path) -> dict[str, Any] | None:
-    """What a treatment wrote about its result in ``out``; None where no treatment made it."""
-    file = out / PROVENANCE
-    if not file.is_file():
-        return None
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except ValueError:
-        return None
-    ours = isinstance(found, dict) and {"plan", "treatment", "parents", "files"} <= found.keys()
-    return found if ours else None
-
-
-def _require_free(out: Path, plan: TreatPlan, overwrite: bool) -> bool:
-    """Pass when ``out`` is not there, is empty, is this plan's own result, or an old one that may go.
-
-    Returns:
-        Whether an old result stands there and is to be replaced.
-
-    Raises:
-        BadInput: It holds something else, or more than a result.
-    """
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"{out} is a file.", fix="Name a folder with --out.")
-    if not out.is_dir() or not any(out.iterdir()):
-        return False
-    found = _provenance(out)
-    if found is None:
-        raise BadInput(
-            f"{out} is not empty, and no treatment made what it holds.",
-            why="It would be mixed with the result, or lost.",
-            fix="Choose another folder with --out.",
-        )
-    if not overwrite:
-        if _stands(out, plan):
-            return False
-        raise BadInput(
-            f"{out} holds the result of another plan.",
-            why="It would be lost.",
-            fix="Use --overwrite, or choose another folder with --out.",
-        )
-    foreign = [name for name in _files(out) if name not in found["files"]]
-    if foreign:
-        raise BadInput(
-            f"{out} holds {foreign[0]}, which no treatment made.",
-            why="Overwriting would delete it.",
-            fix="Move it elsewhere, or choose another folder with --out.",
-        )
-    return True
-
-
-def _remove(out: Path, run: Any) -> None:
-    """Delete an old result: all of it, or, after a kill, none."""
-    old = run.own(REPLACED)
-    if old.exists():
-        shutil.rmtree(old)
-    try:
-        os.replace(out, old)
-    except OSError:
-        old = out  # another file system
-    shutil.rmtree(old)
-
-
-def _files(folder: Path) -> list[str]:
-    """The files of a result by their names in it, apart from its provenance."""
-    found = (str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    return sorted(name for name in found if name != PROVENANCE)
 
 
 @contextmanager
@@ -419,9 +429,12 @@ def _compute_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _job(plan: TreatPlan, out: Path, opened: Any, workers: int, progress: Progress | None) -> Job:
+def _check_workers(workers: int) -> None:
     if workers < 1:
         raise BadInput(f"--workers is {workers}.", fix="It must be at least 1.")
+
+
+def _job(plan: TreatPlan, opened: Run, workers: int, progress: Progress | None) -> Job:
     draft = opened.own(DRAFT)
     for torn in draft.glob(".*.part"):
         torn.unlink()  # what a kill left of a file that was being written
@@ -429,7 +442,7 @@ def _job(plan: TreatPlan, out: Path, opened: Any, workers: int, progress: Progre
         models=plan.models,
         data=plan.data,
         config=plan.options,
-        out=out,
+        out=plan.out,
         draft=draft,
         run=opened,
         seed=plan.seed,
@@ -458,9 +471,3 @@ def _device(device: str) -> str:
 
 def _silent(what: str, done: int, total: int) -> None:
     return None
-
-
-def result_digest(folder: Path) -> str:
-    """The digest of every file of a result, for tests and comparisons of bytes."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return digest_json({str(file.relative_to(folder)): digest_file(file) for file in files})

@@ -19,15 +19,16 @@ Progress = Callable[[str, int, int], None]
 class Job:
     """One treatment, or one stage of it, at work.
 
-    ``out`` is where the result will stand; a treatment fills the folder ``draft``, which becomes ``out`` at
-    once when it is whole. ``run`` journals what must survive a kill. ``device`` and ``threads`` are fixed
-    for the whole run, ``workers`` may change between a kill and the next try.
+    ``out`` is the folder that was named: where the result will stand, or what a stage reads. A treatment
+    fills the folder ``draft``, which becomes ``out`` at once when it is whole. ``run`` journals what must
+    survive a kill. ``device`` and ``threads`` are fixed for the whole run, ``workers`` may change between a
+    kill and the next try.
     """
 
     models: Mapping[str, ModelRef]
     data: Mapping[str, LoadedData]
     config: Any
-    out: Path
+    out: Path | None
     draft: Path
     run: Run
     seed: int

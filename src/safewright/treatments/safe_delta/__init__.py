@@ -32,7 +32,9 @@ def prepare(job: Job) -> dict[str, Any]:
             fix="Leave prep out; --out names the folder to be made.",
         )
     from safewright.treatments.safe_delta import calibration
+    from safewright.treatments.sources import require_folders
 
+    require_folders(job.models)
     return calibration.prepare(job)
 
 
@@ -45,7 +47,10 @@ def apply(job: Job) -> dict[str, Any]:
 
 
 def sweep(job: Job) -> dict[str, Any]:
-    """Safety loss and distance to the fine-tuned weights along mu (--set points=…), without generating."""
+    """Safety loss and distance to the fine-tuned weights along mu (--set points=…), without generating.
+
+    With --out, that folder keeps them in sweep.json.
+    """
     from safewright.treatments.safe_delta import verifying
 
     return verifying.sweep(job, _prep(job))
@@ -56,18 +61,19 @@ def verify(job: Job) -> dict[str, Any]:
     from safewright.errors import NumericalFailure
     from safewright.treatments.safe_delta import verifying
 
-    found = verifying.read_provenance(job.out)
+    out = _named(job.out, "verify", "the repaired model")
+    found = verifying.read_provenance(out)
     report = found.get("report") or found.get("found") or {}
     if "layers" not in report:
-        raise BadInput(f"{job.out} was not made by safe_delta.")
-    models, prep = verifying.parents(found, job.out), verifying.prep_of(found, job.out, job.config)
-    checks = [verifying.same_files(found, job.out)]
+        raise BadInput(f"{out} was not made by safe_delta.")
+    models, prep = verifying.parents(found, out), verifying.prep_of(found, out, job.config)
+    checks = [verifying.same_files(found, out)]
     if checks[0].passed:
-        checks += verifying.verify(models, job.out, prep, verifying.config_of(report), report["layers"])
+        checks += verifying.verify(models, out, prep, verifying.config_of(report), report["layers"])
     failed = [check for check in checks if not check.passed]
     if failed:
         raise NumericalFailure(
-            f"{job.out} is not what it reports to be ({failed[0].name}): {failed[0].detail}",
+            f"{out} is not what it reports to be ({failed[0].name}): {failed[0].detail}",
             why="Its files were changed, or its parents were.",
             fix="Make it again.",
         )
@@ -78,7 +84,19 @@ def inspect(job: Job) -> dict[str, Any]:
     """Print rank, conditioning, outlier channels and tokens of the prepared folder in --out."""
     from safewright.treatments.safe_delta import verifying
 
-    return verifying.inspect(Path(job.config.prep) if job.config.prep else job.out)
+    prep = Path(job.config.prep) if job.config.prep else _named(job.out, "inspect", "the prepared folder")
+    return verifying.inspect(prep)
+
+
+def _named(out: Path | None, stage: str, what: str) -> Path:
+    """The folder a stage reads.
+
+    Raises:
+        BadInput: None was named.
+    """
+    if out is None:
+        raise BadInput(f"The stage {stage} reads {what}, and none was named.", fix="Name it: --out DIR")
+    return out
 
 
 def estimate(

@@ -166,14 +166,14 @@ class SafeDeltaConfig:
         """The values of mu of a sweep.
 
         Raises:
-            BadInput: They are not rising positive numbers.
+            BadInput: They are not rising positive finite numbers.
         """
         try:
             values = [float(part) for part in self.points.split(",")]
         except ValueError as error:
             raise BadInput(f"points is {self.points!r}.", fix="Write numbers: 0.1,0.3,1") from error
-        if any(not value > 0 for value in values) or values != sorted(set(values)):
-            raise BadInput(f"points is {self.points!r}.", fix="They must be positive and rising.")
+        if any(not 0 < value < math.inf for value in values) or values != sorted(set(values)):
+            raise BadInput(f"points is {self.points!r}.", fix="They must be finite, positive and rising.")
         return values
 
     def inputs(self) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from safewright.models.estimate import DTYPE_BYTES, RUNTIME_BYTES, multiply_spee
 from safewright.models.references import local_folder
 from safewright.models.weights import weight_files
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
+from safewright.treatments.sources import require_folders
 from safewright.types import ModelRef
 
 TOKENS_PER_ROW = 100
@@ -34,7 +35,11 @@ def estimate(
     Disk: the new weights and, without a prepared folder, H. Memory: the aligned model and H of all inputs
     while preparing, or the factors of one input and a chunk of rows while applying, whichever is larger.
     Time: their multiplications at this machine's measured speed, in float32.
+
+    Raises:
+        BadInput: A model is no folder.
     """
+    require_folders(models)
     folder = local_folder(models["aligned"])
     checkpoint = Checkpoint(folder)
     blocks = blocks_of(skeleton(folder), checkpoint.stored)

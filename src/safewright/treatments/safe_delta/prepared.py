@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,27 @@ def group_file(name: str, layer: int) -> str:
     return f"L{layer:03d}.{name.partition(f'.{layer}.')[2]}.safetensors"
 
 
+def _checked(facts: Any) -> dict[str, Any]:
+    """The facts, once all that is read of them is there.
+
+    Raises:
+        ValueError: Something is not.
+    """
+    needed = {"aligned": dict, "counts": dict, "utility": str, "groups": list}
+    for key, kind in needed.items():
+        if not isinstance(facts, dict) or not isinstance(facts.get(key), kind):
+            raise ValueError(f"it has no {key!r}")
+    for key in ("digest", "where"):
+        if not isinstance(facts["aligned"].get(key), str):
+            raise ValueError(f"its 'aligned' has no {key!r}")
+    for place, group in enumerate(facts["groups"]):
+        lacking = [f.name for f in fields(Group) if not isinstance(group, dict) or f.name not in group]
+        if lacking:
+            raise ValueError(f"its group {place} has no {lacking[0]!r}")
+    checked: dict[str, Any] = facts
+    return checked
+
+
 class Prepared:
     """A folder of the stage ``prepare``.
 
@@ -69,9 +90,9 @@ class Prepared:
                 fix="Make one: safewright treat safe_delta prepare --model aligned=… --data calibration=… --out DIR",
             )
         try:
-            self.facts: dict[str, Any] = json.loads(file.read_text("utf-8"))
+            self.facts: dict[str, Any] = _checked(json.loads(file.read_text("utf-8")))
             self.groups = [Group(**{**g, "modules": tuple(g["modules"])}) for g in self.facts["groups"]]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError) as error:
             raise BadInput(f"{file} is damaged: {error}.", fix="Run the stage prepare again.") from error
         self._checked: set[str] = set()
         self.of = {module: group for group in self.groups for module in group.modules}
@@ -110,16 +131,27 @@ class Prepared:
         Raises:
             BadInput: The file is missing, damaged, or not the one that was prepared.
         """
+        self.check_file(group)
+        return read_file(self.folder / group.file, names)
+
+    def check_file(self, group: Group) -> None:
+        """Pass when a group's file is the one that was prepared; it is digested once.
+
+        Raises:
+            BadInput: It is missing, or another.
+        """
         file = self.folder / group.file
-        if group.file not in self._checked and file.is_file():
-            if digest_file(file) != group.digest:
-                raise BadInput(
-                    f"{file} is not the file that {FACTS} describes: its digest differs.",
-                    why="Its H would decide every edited weight.",
-                    fix="Run the stage prepare again.",
-                )
-            self._checked.add(group.file)
-        return read_file(file, names)
+        if group.file in self._checked:
+            return
+        if not file.is_file():
+            raise BadInput(f"The file {file} is missing.", fix="Run the stage prepare again.")
+        if digest_file(file) != group.digest:
+            raise BadInput(
+                f"{file} is not the file that {FACTS} describes: its digest differs.",
+                why="Its H would decide every edited weight.",
+                fix="Run the stage prepare again.",
+            )
+        self._checked.add(group.file)
 
     def curvature(self, group: Group, config: SafeDeltaConfig, device: str = "cpu") -> Curvature:
         """H of a group with its eigenvectors, on a device."""

@@ -13,14 +13,14 @@ from safewright.errors import BadInput
 from safewright.models.blocks import Matrix
 from safewright.models.checkpoint import Checkpoint
 from safewright.runs import digest_file
-from safewright.treatments.editing import fill, plan_output, tiles
+from safewright.treatments.editing import plan_output, tiles
 from safewright.treatments.job import Job
 from safewright.treatments.safe_delta.applying import arithmetic
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
-from safewright.treatments.safe_delta.core import soft_loss
+from safewright.treatments.safe_delta.core import loss, soft_loss
 from safewright.treatments.safe_delta.matrix import HELD, Losses
-from safewright.treatments.safe_delta.prepared import Prepared
-from safewright.treatments.sources import Sources
+from safewright.treatments.safe_delta.prepared import FACTS, Prepared
+from safewright.treatments.sources import Sources, fill
 from safewright.types import Check
 
 SAME = 1e-6
@@ -129,14 +129,14 @@ def sweep(job: Job, prep: Path) -> dict[str, Any]:
                 full += soft_loss(spectrum, energy, 0.0)
                 step += float((delta * delta).sum(dtype=torch.float64))
                 if held is not None:
-                    held_full += _quadratic(delta, held)
+                    held_full += loss(delta, held)
                 for sum_, value in zip(sums, values, strict=True):
                     mu = value * curvature.mu_unit
                     taken = (mu * spectrum / (1 + mu * spectrum)).to(work)
                     gap = (Y * taken) @ curvature.cast("right", work).T
                     edit = delta - gap
                     sum_[0] += soft_loss(spectrum, energy, mu)
-                    sum_[1] += _quadratic(edit, held) if held is not None else 0.0
+                    sum_[1] += loss(edit, held) if held is not None else 0.0
                     sum_[2] += float((edit * edit).sum(dtype=torch.float64))
                     sum_[3] += float((gap * gap).sum(dtype=torch.float64))
         job.progress("sweeping", len(output.matrices), len(output.matrices))
@@ -163,13 +163,15 @@ def sweep(job: Job, prep: Path) -> dict[str, Any]:
     }
 
 
-def _quadratic(rows: torch.Tensor, H: torch.Tensor) -> float:
-    return 0.5 * float(((rows @ H.to(rows.dtype)) * rows).sum(dtype=torch.float64))
-
-
 def inspect(folder: Path) -> dict[str, Any]:
-    """What a prepared folder holds: rank, conditioning, outlier channels and tokens of every input."""
+    """What a prepared folder holds: rank, conditioning, outlier channels and tokens of every input.
+
+    Raises:
+        BadInput: It is none, or a file of it is missing or was changed.
+    """
     prepared = Prepared(folder)
+    for group in prepared.groups:
+        prepared.check_file(group)
     return {
         "aligned": prepared.facts["aligned"],
         "counts": prepared.facts["counts"],
@@ -244,14 +246,15 @@ def parents(found: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def prep_of(found: Mapping[str, Any], folder: Path, config: SafeDeltaConfig) -> Path:
     """The prepared folder of a result: the one named now, the one named then, or that of its run."""
-    report = found.get("report") or found.get("found") or {}
-    for named in (
-        config.prep,
-        report.get("config", {}).get("prep"),
-        folder.parent / f"{folder.name}.run" / "prep",
+    then = found.get("inputs", {}).get("prep")
+    place = folder.absolute()
+    for file in (
+        Path(config.prep).expanduser() / FACTS if config.prep else None,
+        Path(then) if then else None,
+        place.with_name(f"{place.name}.run") / "prep" / FACTS,
     ):
-        if named and (Path(named) / "prep.json").is_file():
-            return Path(named)
+        if file is not None and file.is_file():
+            return file.parent
     raise BadInput(
         f"The prepared folder of {folder} is gone.", fix="Name it: --set prep=DIR, or prepare again."
     )
