@@ -186,6 +186,40 @@ def test_a_finished_result_is_given_without_computing(
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_result_that_was_touched_is_not_believed(
+    name: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(name, sources, out)
+    file = sorted(out.glob("*.safetensors"))[0]
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(BadInput, match=f"{file.name} has changed"):
+        run(name, sources, out)
+    file.write_bytes(data)
+    assert run(name, sources, out).checks
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parent_that_changes_meanwhile_gives_no_result(
+    name: str, sources: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = given(name, sources)
+    role = next(iter(asked["models"]))
+    own = Path(shutil.copytree(asked["models"][role], tmp_path / role))
+    asked["models"] = {**asked["models"], role: own}
+    config = (own / "generation_config.json").read_text()
+
+    def change(*_: Any) -> None:
+        (own / "generation_config.json").write_text(config + "\n")
+
+    with pytest.raises(BadInput, match="has changed since"):
+        treat(**asked, out=tmp_path / "out", progress=change)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.run").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_unknown_names_name_the_nearest(name: str, sources: dict[str, Path], tmp_path: Path) -> None:
     right = sorted(catalog.find(name).options())[0]
     with pytest.raises(BadInput, match=f"(?s){right}x.*{right}'") as refused:
