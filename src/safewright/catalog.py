@@ -32,12 +32,14 @@ class Stage:
     """A part of a treatment that can be asked for alone: ``(job) -> what it found``, in plain JSON.
 
     ``takes`` are the roles of the models it needs. ``writes``: it fills a new folder; otherwise it reads
-    the folder given by ``--out``, or only reports.
+    the folder given by ``--out``, or only reports. ``makes``: what it fills is a model, and it gives what the
+    whole treatment gives.
     """
 
     function: Callable[..., Any]
     takes: tuple[str, ...] = ()
     writes: bool = False
+    makes: bool = False
 
     @property
     def summary(self) -> str:

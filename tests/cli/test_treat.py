@@ -55,11 +55,14 @@ def test_every_stage_in_turn(models: dict[str, Path], ask: Any, tmp_path: Path) 
     )
     assert code == 0, told
     assert "groups" in said
-    assert re.search(r"disk about .* GiB, memory about .* GiB, time about", told)
+    assert re.search(r"disk about .*B, memory about .*B, time about", told)
     prep = f"--set=prep={hess}"
     code, said, told = ask("safe_delta", "apply", *both(models), prep, "--out", out)
     assert code == 0, told
-    assert "layers" in said
+    assert "ok     every matrix is accounted for" in said
+    assert f"weights: {out}" in said
+    assert (tmp_path / "out.run" / "report.html").is_file()
+    assert {"parents", "checks", "report"} <= json.loads((out / "provenance.json").read_text()).keys()
     assert folders.load(out) is not None
     code, said, told = ask("safe_delta", "verify", "--out", out)
     assert code == 0, told
@@ -339,3 +342,61 @@ def test_show_and_list_know_treatments(capsys: Any) -> None:
     assert run(["list", "--json"]) == 0
     kinds = {item["name"]: item["kind"] for item in json.loads(capsys.readouterr().out)}
     assert kinds["resta"] == kinds["safe_delta"] == "treatment"
+
+
+def test_a_stranger_as_the_aligned_model_is_noticed(
+    models: dict[str, Path], ask: Any, tmp_path: Path
+) -> None:
+    stranger = tiny.save_tiny(tmp_path / "stranger", seed=7, **folders.SMALL, num_key_value_heads=1)
+    given = [f"--model=aligned={stranger}", f"--model=tuned={models['tuned']}"]
+    code, said, told = ask(
+        "safe_delta", *given, f"--data=calibration={models['rows']}", "--out", tmp_path / "out"
+    )
+    assert code == 10
+    assert "FAILED the tuned model is a fine-tune of the aligned one" in said
+    assert "this is not the model it was fine-tuned from" in told
+
+
+def test_a_safe_lora_that_changes_nothing_says_so(models: dict[str, Path], ask: Any, tmp_path: Path) -> None:
+    other = folders.tuned(models["aligned"], tmp_path / "unaligned", seed=5, size=0.05)
+    for tuned in ("tuned", "adapter"):
+        out = tmp_path / f"out-{tuned}"
+        code, said, told = ask(
+            "safe_lora",
+            *both(models, tuned),
+            f"--model=unaligned={other}",
+            "--set=threshold=-1",
+            "--out",
+            out,
+        )
+        assert code == 0, told
+        assert "ok     every matrix is accounted for: 0 of" in said
+        assert "the result is the fine-tuned model unchanged" in said
+
+
+def test_report_draws_the_page_of_a_treatment(
+    models: dict[str, Path], ask: Any, tmp_path: Path, capsys: Any
+) -> None:
+    out = tmp_path / "out"
+    assert ask("uniform_scale", *both(models), "--out", out)[0] == 0
+    page = tmp_path / "out.run" / "report.html"
+    page.unlink()
+    assert run(["report", str(tmp_path / "out.run")]) == 0
+    assert "uniform_scale" in page.read_text()
+    capsys.readouterr()
+    assert run(["report", str(tmp_path / "out.run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "weights"
+
+
+def test_an_adapter_whose_base_is_elsewhere_says_where_to_write_it(
+    models: dict[str, Path], ask: Any, tmp_path: Path
+) -> None:
+    lost = folders.adapter(models["aligned"], tmp_path / "lost")
+    file = lost / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "base_model_name_or_path": "some-org/some-model"}))
+    given = [f"--model=aligned={models['aligned']}", f"--model=tuned={lost}"]
+    code, _, told = ask("uniform_scale", *given, "--out", tmp_path / "out")
+    assert code == 5
+    assert "names 'some-org/some-model' as its base" in told
+    assert f"set base_model_name_or_path in {file}" in told

@@ -197,7 +197,7 @@ def _usage(error: Any) -> tuple[str, str, str]:
 
 
 _STOPPED = """error: Stopped before the end.
-  Everything answered so far is kept.
+  Everything done so far is kept.
   Give the same command again: it goes on from there.
 """
 

@@ -70,7 +70,8 @@ def pairs(values: Iterable[str], option: str) -> dict[str, str]:
     for value in values:
         key, equals, rest = value.partition("=")
         if not equals or not key.strip():
-            raise BadInput(f"{option} {value!r} is not KEY=VALUE.")
+            shape = "KEY=VALUE" if option == "--set" else "ROLE=VALUE"
+            raise BadInput(f"{option} {value!r} is not {shape}.")
         if key.strip() in found:
             raise BadInput(f"{option} gives {key.strip()!r} twice.")
         found[key.strip()] = rest

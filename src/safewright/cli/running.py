@@ -103,5 +103,12 @@ def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) ->
         raise TooManyUnscored(
             "; ".join(above) + f"; the bound is {bound:.0%}.",
             why="A rate over the rest may be far from the truth. The results are written all the same.",
-            fix="Give the same command again to retry failed calls, or raise --max-unscored knowingly.",
+            fix=_remedy([card for card, _ in cards.values()]),
         )
+
+
+def _remedy(cards: Sequence[Scorecard]) -> str:
+    """What helps against unscored records: failed calls are asked again, the rest needs another judge."""
+    failed = any(card.unscored.get("error") for card in cards)
+    first = "Give the same command again to retry failed calls" if failed else "Try another judge (--judge)"
+    return f"{first}, look at the page's examples, or raise --max-unscored knowingly."

@@ -66,15 +66,16 @@ def treat(
         if json:
             console.result(estimate)
         return
+    makes = stage is None or entry.stages[stage].makes
     command = running.command_line()
     given: Any = {"overwrite": overwrite, "workers": workers}
     given["notes"] = {"command": command, "estimate": estimate}
     with console.progress() as progress:
-        if stage is None:
+        if makes:
             result = run_treatment(plan, progress=progress, **given)
         else:
             found = run_stage(plan, progress=progress, **given)
-    if stage is not None:
+    if not makes:
         if json:
             console.result(found)
         else:
@@ -126,8 +127,10 @@ def _tell(estimate: Mapping[str, Any]) -> None:
     """What a treatment will take, on stderr, before it starts."""
     if not estimate:
         return
+    from safewright.report.text import size
+
     parts = [
-        f"{key.removesuffix('_bytes')} about {value / 2**30:.2f} GiB"
+        f"{key.removesuffix('_bytes')} about {size(value)}"
         for key, value in estimate.items()
         if key.endswith("_bytes")
     ]
@@ -146,7 +149,7 @@ def _show(found: Any, indent: str = "") -> None:
             print(f"{indent}{key}:")
             _show(value, indent + "  ")
         else:
-            print(f"{indent}{key}: {value}")
+            print(f"{indent}{key}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
 
 def _table(name: str, rows: list[dict[str, Any]]) -> Any:
@@ -156,5 +159,11 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Any:
     for column in rows[0]:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -243,6 +243,12 @@ def _base_of(folder: Path, dtype: str) -> ModelRef:
         raise BadInput(
             f"{file} names the base model {name!r}, which cannot be read: {error.strerror or error}."
         ) from error
+    except Missing as error:
+        raise Missing(
+            f"The adapter {folder} names {name!r} as its base, which is not here: {error.what}",
+            why=error.why,
+            fix=f"Where you have it in a folder, set base_model_name_or_path in {file} to that. {error.fix}",
+        ) from error
     except BadInput as error:
         raise BadInput(
             f"The base model of the adapter {folder}: {error.what}",

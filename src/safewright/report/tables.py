@@ -35,7 +35,7 @@ def console_table(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = 
     table.add_column("Measure", overflow="fold", min_width=12)
     if page.several:
         longest = max(len(row.label) for row in page.models)
-        table.add_column("Model", overflow="fold", min_width=min(longest, 16))
+        table.add_column("Model", overflow="fold", min_width=min(longest, 12))
     table.add_column("Value", justify="right", no_wrap=True)
     table.add_column(f"{page.level} interval".strip(), justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)

@@ -33,7 +33,7 @@ def render_treatment(result: TreatmentResult, history: Path, *, command: str = "
         for role, p in found["parents"].items()
     ]
     facts = [
-        (text.one_line(key.replace("_", " ")), text.plain_value(value))
+        (text.one_line(key.replace("_", " ")), _fact(value))
         for key, value in report.items()
         if key not in ("layers", "config", "notes", "losses")
     ]
@@ -87,6 +87,13 @@ def layer_figures(layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Fig
         f"Share of the loss of the whole fine-tuning step{which}: 1 is the fine-tuned model, 0 the aligned."
     )
     return [svg.curve_figure("Safety loss left in every matrix", drawn, unit="score", caption=caption)]
+
+
+def _fact(value: Any) -> str:
+    """A value of the summary; counts by name are written out."""
+    if isinstance(value, dict):
+        return ", ".join(f"{text.clean(name)} {text.plain_value(part)}" for name, part in value.items())
+    return text.plain_value(value)
 
 
 def _cell(name: str, value: Any) -> str:

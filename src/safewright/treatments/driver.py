@@ -213,13 +213,13 @@ def run_treatment(
     notes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> TreatmentResult:
-    """The result of a planned treatment; see `treat`."""
+    """The result of a planned treatment, or of a stage that makes a model; see `treat`."""
     started = time.monotonic()
     out = plan.out
     assert out is not None
 
     def work(job: Job) -> dict[str, Any]:
-        made: Made = plan.entry.function(job)
+        made: Made = (plan.entry if plan.stage is None else plan.entry.stages[plan.stage]).function(job)
         job.run.event("made", seconds=round(time.monotonic() - started, 3))
         return {"kind": made.kind, "checks": made.checks, "report": made.report or {}}
 

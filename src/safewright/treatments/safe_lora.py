@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,18 +73,30 @@ def safe_lora(job: Job) -> Made:
         edit = SafeLoraEdit(other, config.threshold)
         if opened.adapter is not None:
             layers = _edit_adapter(job, opened, edit, {m.module: m for m in output.matrices})
-            return Made("adapter", (), {"matrices": kinds, "layers": layers})
+            return _made("adapter", layers, kinds, config)
     finally:
         opened.close()
     layers, moved = reports(write_model(job, sources, output, edit))
     copy_side_files(output, sources, models, None)
+    return _made("weights", layers, kinds, config, moved_elsewhere_norm=moved)
+
+
+def _made(
+    kind: str, layers: list[dict[str, Any]], kinds: Mapping[str, int], config: SafeLoraConfig, **more: Any
+) -> Made:
     projected = sum(row["projected"] for row in layers)
+    cosines = [row["similarity"] for row in layers]
     check = Check(
         "every matrix is accounted for",
         kinds["edited"] + kinds["exempt"] + kinds["refused"] == kinds["in blocks"],
-        f"{projected} of {kinds['edited']} projected",
+        f"{projected} of {len(layers)} projected, cosines {min(cosines):.2f} to {max(cosines):.2f}",
     )
-    return Made("weights", (check,), {"matrices": kinds, "layers": layers, "moved_elsewhere_norm": moved})
+    notes = []
+    if not projected:
+        notes.append(
+            f"no layer is below the threshold {config.threshold:g}: the result is the fine-tuned model unchanged"
+        )
+    return Made(kind, (check,), {"matrices": kinds, "notes": notes, "layers": layers, **more})
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,17 @@ def prepare(job: Job) -> dict[str, Any]:
     from safewright.treatments.sources import require_folders
 
     require_folders(job.models)
-    return calibration.prepare(job)
+    from safewright.treatments.safe_delta import verifying
+
+    calibration.prepare(job)
+    return verifying.inspect(job.draft)
 
 
-def apply(job: Job) -> dict[str, Any]:
+def apply(job: Job) -> Made:
     """Edit the fine-tuned weights with a prepared H (--set prep=DIR) and write the model to --out."""
     from safewright.treatments.safe_delta import applying
 
-    made = applying.apply(job, _given_prep(job))
-    return {"kind": made.kind, "checks": made.checks, **(made.report or {})}
+    return applying.apply(job, _given_prep(job))
 
 
 def sweep(job: Job) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def verify(job: Job) -> dict[str, Any]:
 
     out = _named(job.out, "verify", "the repaired model")
     found = verifying.read_provenance(out)
-    report = found.get("report") or found.get("found") or {}
+    report = found.get("report", {})
     if "layers" not in report:
         raise BadInput(f"{out} was not made by safe_delta.")
     models, prep = verifying.parents(found, out), verifying.prep_of(found, out, job.config)
@@ -119,7 +121,7 @@ def estimate(
     estimate=estimate,
     stages={
         "prepare": Stage(prepare, ("aligned",), writes=True),
-        "apply": Stage(apply, ("aligned", "tuned"), writes=True),
+        "apply": Stage(apply, ("aligned", "tuned"), writes=True, makes=True),
         "verify": Stage(verify),
         "sweep": Stage(sweep, ("aligned", "tuned")),
         "inspect": Stage(inspect),
@@ -131,6 +133,9 @@ def safe_delta(job: Job) -> Made:
     Refusals of the aligned model say which directions of each layer's input safety rests on; the fine-tuning
     step keeps what costs little there. The default, `soft`, is the closest matrix to the fine-tuned one at
     its safety loss; `official` reproduces the release. Adapter in, adapter of the same rank out.
+
+    Rows: `calibration`, requests the aligned model refuses, needed unless `prep` is given; `harmful`, such
+    requests whose answers are never used; `finetune`, for utility=task; `test`, checked for overlap.
     """
     from safewright.treatments.safe_delta import applying, verifying
 

@@ -74,6 +74,10 @@ def arithmetic(opened: Opened, matrix: Matrix) -> torch.dtype:
     return torch.float64 if "float64" in dtypes else torch.float32
 
 
+ALIKE = 0.5
+"""Cosine of the weights of two models below which one is no fine-tune of the other; strangers have 0."""
+
+
 def keeps_form(sources: Sources, config: SafeDeltaConfig) -> bool:
     """Whether an adapter comes back as an adapter."""
     return sources.adapter and config.output != "model" and config.mode in ("exact", "soft")
@@ -245,6 +249,17 @@ def checks(layers: Sequence[Mapping[str, Any]], kinds: Mapping[str, int]) -> tup
             f"{kinds['edited']} edited, {kinds['exempt']} exempt, {kinds['refused']} refused of {kinds['in blocks']}",
         )
     ]
+    base, along, step = (sum(row.get(name, 0.0) for row in layers) for name in ("base", "along", "step"))
+    if base and base + 2 * along + step > 0:
+        cosine = (base + along) / math.sqrt(base * (base + 2 * along + step))
+        found.append(
+            Check(
+                "the tuned model is a fine-tune of the aligned one",
+                cosine >= ALIKE,
+                f"cosine of their weights {cosine:.3f}"
+                + ("" if cosine >= ALIKE else ": this is not the model it was fine-tuned from"),
+            )
+        )
     for prefix, rows in (("", "calibration"), ("held_", "held-out")):
         loss, full = _sum(layers, f"{prefix}loss"), _sum(layers, f"{prefix}loss_full")
         if loss is None or full is None:

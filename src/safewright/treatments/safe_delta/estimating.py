@@ -23,6 +23,9 @@ KEPT = 3
 EIGH_FLOPS = 12
 """Operations of a symmetric eigendecomposition, in cubes of the width."""
 
+START_SECONDS = 5.0
+"""Importing the libraries, loading and checking: what even a small model takes."""
+
 SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Maps that read the input of another one; they share its H."""
 
@@ -68,7 +71,8 @@ def estimate(
         # H is summed and factorised in float64, at half the speed.
         flops += 2 * sum(2 * tokens * width**2 + EIGH_FLOPS * width**3 for width in widths)
         flops += 2 * parameters * tokens
-    return {"disk_bytes": disk, "memory_bytes": memory, "seconds": flops / multiply_speed() / workers}
+    seconds = START_SECONDS + flops / multiply_speed() / workers
+    return {"disk_bytes": disk, "memory_bytes": memory, "seconds": seconds}
 
 
 def _written(models: Mapping[str, ModelRef], config: SafeDeltaConfig, weights: int) -> int:

@@ -51,6 +51,8 @@ class Losses:
     gap: float = 0.0
     rounding: float = 0.0
     held_rounding: float = 0.0
+    base: float = 0.0
+    along: float = 0.0
 
     def add(self, edit: torch.Tensor, delta: torch.Tensor, rounding: torch.Tensor | None = None) -> None:
         """Add the rows of a tile: the edit as it was written, the whole step, and what writing rounded."""
@@ -63,6 +65,11 @@ class Losses:
         for name, rows in (("step", delta), ("edit", edit), ("gap", edit - delta)):
             setattr(self, name, getattr(self, name) + float((rows * rows).sum(dtype=torch.float64)))
 
+    def compare(self, aligned: torch.Tensor, delta: torch.Tensor) -> None:
+        """Add the rows of a tile to what tells a fine-tune from another model."""
+        self.base += float((aligned * aligned).sum(dtype=torch.float64))
+        self.along += float((aligned * delta).sum(dtype=torch.float64))
+
     def report(self) -> dict[str, Any]:
         """Losses, kept energy |E|^2 / |D|^2 and distance |E - D|^2 / |D|^2."""
         found: dict[str, Any] = {name: getattr(self, name) for name in HELD}
@@ -73,6 +80,8 @@ class Losses:
             "step": self.step,
             "kept": kept,
             "distance": self.gap / self.step if self.step else 0.0,
+            "base": self.base,
+            "along": self.along,
             "rounding": self.rounding,
             "held_rounding": None if self.held is None else self.held_rounding,
         }
@@ -146,6 +155,7 @@ def _tiled(
         new = exact[: stop - start].to(dtype)
         written = fill(new, work)
         losses.add(written - aligned, tuned - aligned, None if dtype == work else written - exact)
+        losses.compare(aligned, tuned - aligned)
         put(start, new.cpu())
     return described(decision, curvature)
 
@@ -176,7 +186,9 @@ def _whole(
         new = exact[start:stop].to(dtype)
         base, written = fill(aligned[start:stop], work), fill(new, work)
         rounding = None if dtype == work else written - fill(exact[start:stop], work)
-        losses.add(written - base, fill(tuned[start:stop], work) - base, rounding)
+        delta = fill(tuned[start:stop], work) - base
+        losses.add(written - base, delta, rounding)
+        losses.compare(base, delta)
         put(start, new.cpu())
     return {"admitted": float(info["mask"].double().mean()), "percdamp": curvature.used}
 
