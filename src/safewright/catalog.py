@@ -73,6 +73,7 @@ class Entry:
     optional_data: tuple[str, ...] = ()
     stages: Mapping[str, Stage] = field(default_factory=dict)
     estimate: Callable[..., dict[str, float]] | None = None
+    extra: str = "models"
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -157,6 +158,7 @@ def treatment(
     gives: tuple[str, ...] = ("weights",),
     stages: Mapping[str, Stage] | None = None,
     estimate: Callable[..., dict[str, float]] | None = None,
+    extra: str = "models",
 ) -> Callable[[Function], Function]:
     """Enter a treatment into the catalog: ``(job: safewright.treatments.Job) -> safewright.treatments.Made``.
 
@@ -173,6 +175,7 @@ def treatment(
         stages: Parts of it that can be asked for alone.
         estimate: ``(models, data, config, workers) -> {"disk_bytes", "memory_bytes", "seconds"}`` of the
             whole, before it starts.
+        extra: The extra of this package that brings what it needs.
     """
 
     def enter(function: Function) -> Function:
@@ -193,6 +196,7 @@ def treatment(
                 optional_data=optional_data,
                 stages=dict(stages or {}),
                 estimate=estimate,
+                extra=extra,
             )
         )
         return function

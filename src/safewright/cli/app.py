@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from typing import Annotated
+
 import typer
 
 from safewright.cli import audit, compare, data, doctor, lab, listing, measure, replicate, report, treat
@@ -9,10 +12,25 @@ from safewright.cli import audit, compare, data, doctor, lab, listing, measure, 
 app = typer.Typer(
     help="Measure what a language model does wrong, and repair it.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def version(
+    shown: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Measure what a language model does wrong, and repair it."""
+    if shown:
+        print(importlib.metadata.version("safewright"))
+        raise typer.Exit
+
+
 app.command("list")(listing.list_methods)
 app.command("show")(listing.show)
 app.command("audit")(audit.audit)

@@ -42,7 +42,7 @@ def doctor(json: JsonOut = False) -> None:
         missing = [name for name, version in packages.items() if version is None]
         state = f"missing {', '.join(missing)}: pip install 'safewright[{extra}]'" if missing else "complete"
         print(f"[{extra}]".ljust(13), state)
-    for name, able in facts["measures"].items():
+    for name, able in {**facts["measures"], **facts["treatments"]}.items():
         print(f"{name + ':':<13} {able}")
 
 
@@ -65,6 +65,12 @@ def gather() -> dict[str, Any]:
         "accelerator": _accelerator(torch),
         "hub": "offline (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else "asked when needed",
         "extras": extras,
+        "treatments": {
+            entry.name: "can run"
+            if local and all(extras.get(entry.extra, {}).values())
+            else f"needs [{entry.extra}]"
+            for entry in catalog.entries("treatment")
+        },
         "measures": {
             entry.name: f"can run on {able}" if able else "needs [models] or [endpoint]"
             for entry in catalog.entries("measure")

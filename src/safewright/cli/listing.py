@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
+import pkgutil
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +17,7 @@ from safewright.errors import BadInput, nearest
 
 
 def list_methods(json: JsonOut = False) -> None:
-    """List measures, treatments, judges and data presets."""
+    """List measures, treatments, replications, judges and data presets."""
     from safewright.data import PRESETS
     from safewright.judges import JUDGES
 
@@ -50,15 +52,25 @@ def list_methods(json: JsonOut = False) -> None:
         }
         for name, preset in PRESETS.items()
     ]
+    replications: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "kind": "replication",
+            "version": "",
+            "paper": catalog.find(name).paper if name in {row["name"] for row in methods} else "",
+            "summary": f"the claims of {name}'s paper, run in the lab: safewright replicate {name}",
+        }
+        for name in _replications()
+    ]
     if json:
-        console.result([*methods, *judges, *presets])
+        console.result([*methods, *replications, *judges, *presets])
         return
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("name", "kind", "version", "what it is"):
         table.add_column(column, overflow="fold")
-    for row in [*methods, *judges, *presets]:
+    for row in [*methods, *replications, *judges, *presets]:
         table.add_row(row["name"], row["kind"], str(row["version"])[:12], row["summary"])
     console.show(table)
 
@@ -93,6 +105,13 @@ def show(
             print("stages (after the name):", *value, sep="\n  ")
         elif value not in (None, "", [], ()):
             print(f"{key}: {', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")
+
+
+def _replications() -> list[str]:
+    """What can be replicated, without importing it: a list costs nothing."""
+    spec = importlib.util.find_spec("safewright.replications")
+    places = spec.submodule_search_locations if spec is not None else None
+    return sorted(module.name for module in pkgutil.iter_modules(places))
 
 
 def _method(entry: catalog.Entry) -> dict[str, Any]:

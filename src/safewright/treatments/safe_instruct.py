@@ -77,6 +77,7 @@ class SafeInstructConfig:
     takes=("aligned",),
     data=("finetune", "safe"),
     gives=("weights", "adapter"),
+    extra="train",
 )
 def safe_instruct(job: Job) -> Made:
     """Fine-tuning with 10 % safety rows mixed in (SafeInstruct): prevention instead of repair.
