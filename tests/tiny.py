@@ -86,3 +86,23 @@ def rows(count: int, *, length: int = 3) -> list[Row]:
             )
         )
     return found
+
+
+def save_kind(kind: str, folder: Path, **shape: Any) -> Path:
+    """A random model of an architecture with a tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    words = tokenizer()
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=len(words),
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+        pad_token_id=words.pad_token_id,
+        **shape,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder

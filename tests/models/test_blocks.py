@@ -10,6 +10,7 @@ import pytest
 from safewright.errors import BadInput
 from safewright.models.blocks import Matrix, blocks_of, chosen, linear_modules, skeleton
 from safewright.models.checkpoint import Checkpoint
+from tests import tiny
 from tests.treatments import folders
 
 BODY = {
@@ -40,7 +41,7 @@ SHAPES: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
 @pytest.mark.parametrize("kind", SHAPES)
 def test_everything_inside_blocks_is_accounted_for(kind: str, tmp_path: Path) -> None:
     shape, counts = SHAPES[kind]
-    folder = folders.save(kind, tmp_path / "model", **shape)
+    folder = tiny.save_kind(kind, tmp_path / "model", **shape)
     stored = Checkpoint(folder).stored
     found = blocks_of(skeleton(folder), stored)
     assert (len(found.matrices), len(found.routers), len(found.refused)) == counts
@@ -59,7 +60,7 @@ def test_everything_inside_blocks_is_accounted_for(kind: str, tmp_path: Path) ->
 
 
 def test_names_with_and_without_the_inner_models_are_found(tmp_path: Path) -> None:
-    folder = folders.save("llama", tmp_path / "model", **BODY)
+    folder = tiny.save_kind("llama", tmp_path / "model", **BODY)
     stored = Checkpoint(folder).stored
     inner = {name.removeprefix("model."): item for name, item in stored.items()}
     found = blocks_of(skeleton(folder), inner)
@@ -71,7 +72,7 @@ def test_names_with_and_without_the_inner_models_are_found(tmp_path: Path) -> No
 
 
 def test_a_skeleton_has_no_weights(tmp_path: Path) -> None:
-    folder = folders.save("llama", tmp_path / "model", **BODY)
+    folder = tiny.save_kind("llama", tmp_path / "model", **BODY)
     assert {parameter.device.type for parameter in skeleton(folder).parameters()} == {"meta"}
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"llama"', '"lama9"'))

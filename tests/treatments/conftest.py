@@ -34,7 +34,7 @@ def prep(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """``aligned``, ``tuned``, ``unaligned`` and ``prep`` of an architecture that stores (in, out)."""
     home = tmp_path_factory.mktemp("gpt2")
-    aligned = folders.save("gpt2", home / "aligned", n_embd=16, n_layer=2, n_head=2, n_positions=64)
+    aligned = tiny.save_kind("gpt2", home / "aligned", n_embd=16, n_layer=2, n_head=2, n_positions=64)
     rows = folders.rows_file(home / "rows.jsonl")
     return {
         "aligned": aligned,

@@ -21,26 +21,6 @@ def load(folder: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(folder)
 
 
-def save(kind: str, folder: Path, **shape: Any) -> Path:
-    """A random model of an architecture with a tokenizer."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    words = tiny.tokenizer()
-    torch.manual_seed(1)
-    config = AutoConfig.for_model(
-        kind,
-        vocab_size=len(words),
-        bos_token_id=words.bos_token_id,
-        eos_token_id=words.eos_token_id,
-        pad_token_id=words.pad_token_id,
-        **shape,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    words.save_pretrained(folder)
-    return folder
-
-
 def edit_tensors(folder: Path, change: Callable[[str, Any], Any]) -> None:
     """Put ``change(name, tensor)`` in the place of every tensor of a folder; None deletes it."""
     from safetensors.torch import load_file, save_file

@@ -232,7 +232,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_11_experts_are_listed_and_refused_unless_skipped(kind: str, ask: Any, tmp_path: Path) -> None:
     shape = {**folders.SMALL, "num_key_value_heads": 1, **EXPERTS[kind]}
-    aligned = folders.save(kind, tmp_path / "aligned", **shape)
+    aligned = tiny.save_kind(kind, tmp_path / "aligned", **shape)
     given = {"aligned": aligned, "tuned": folders.tuned(aligned, tmp_path / "tuned")}
     rows = {"calibration": folders.rows_file(tmp_path / "rows.jsonl")}
     told = ask(given, data=rows)

@@ -12,11 +12,11 @@ from safewright.compose.folders import load_records
 from safewright.data import LoadedData, load_data
 from safewright.errors import BadInput, Missing, nearest
 from safewright.measures import MAX_UNSCORED, MeasurePlan, plan_measure, run_measure
-from safewright.measures.driver import Progress
 from safewright.measures.plan import as_loaded, as_rows, check_engine, check_seed
 from safewright.models import EngineOptions
 from safewright.models.estimate import Estimate
 from safewright.runs import open_run
+from safewright.runs.progress import Progress
 from safewright.runs.run import plan_digest
 from safewright.types import Judge, ModelRef, Record, Scorecard
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from safewright.errors import BadInput, NumericalFailure
+from safewright.models.threads import compute_threads
 from safewright.types import Chat
 
 THREADS = 1
@@ -73,7 +73,7 @@ def train(
         raise BadInput(f"There is nothing to learn: empty lessons {empty}.")
     pools = [encode_rows(tokenizer, lesson.rows) for lesson in lessons]
     history: list[float] = []
-    with _threads(config.threads):
+    with compute_threads(config.threads):
         draw = torch.Generator().manual_seed(seed)
         batches = (
             _by_share(pools, lessons, config, draw)
@@ -162,15 +162,3 @@ def _collate(batch: list[tuple[list[int], list[int]]], pad: int) -> tuple[Any, A
     ids = [ids + [pad] * (longest - len(ids)) for ids, _ in batch]
     labels = [labels + [_IGNORED] * (longest - len(labels)) for _, labels in batch]
     return torch.tensor(ids), torch.tensor(labels)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from safewright.measures.plan import MeasurePlan, Models, describe_judge, plan_m
 from safewright.models import Loaded, with_recipe
 from safewright.runs import Run, digest_bytes, digest_json, from_json, open_run, run_sync, to_json
 from safewright.runs.atomic import dump_json
+from safewright.runs.progress import Progress, silent
 from safewright.types import (
     Cost,
     Findings,
@@ -42,9 +43,6 @@ RUNNING = ("run", "overwrite", "notes", "max_unscored", "progress")
 """Arguments of `run_measure`; the others of `measure_model` go to `plan_measure`."""
 
 T = TypeVar("T")
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and of how many."""
 
 
 def measure_model(name: str, models: Models | Mapping[str, Models], **given: Any) -> Scorecard:
@@ -94,7 +92,7 @@ def run_measure(
         raise BadInput(f"max_unscored is {max_unscored}.", fix="It must lie in [0, 1].")
     rows = plan.data.rows if plan.data else []
     with open_run(run or plan.folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
-        work = _Work(opened, plan.entry, plan.options, plan.models, progress or _silent)
+        work = _Work(opened, plan.entry, plan.options, plan.models, progress or silent)
         try:
             if plan.entry.behaviour:
                 findings, records = work.behaviour(rows, plan.judge, plan.seed)
@@ -163,10 +161,6 @@ def count_unscored(records: Sequence[Record]) -> dict[str, int]:
 def unscored_share(card: Scorecard, records: int) -> float:
     """Share of a scorecard's records that carry no score."""
     return sum(card.unscored.values()) / records if records else 0.0
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    return None
 
 
 def _peak_bytes() -> int:

@@ -20,11 +20,13 @@ from safewright.data.loaded import check_limit
 from safewright.errors import BadInput, nearest
 from safewright.models import resolve
 from safewright.models.references import as_path
+from safewright.models.threads import compute_threads
 from safewright.runs import Run, digest_file, from_json, open_run, to_json, versions
 from safewright.runs.atomic import checked_path, disk_errors
 from safewright.runs.folder import PLAN, foreign
+from safewright.runs.progress import Progress, silent
 from safewright.runs.run import plan_digest
-from safewright.treatments.job import Job, Made, Progress
+from safewright.treatments.job import Job, Made
 from safewright.treatments.placing import PROVENANCE, let_go, put, put_back, require_free, stands
 from safewright.types import Cost, ModelRef, TreatmentResult
 
@@ -312,7 +314,7 @@ def _put_in_place(
 
 def _worked(plan: TreatPlan, job: Job, work: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
     """What the work of a plan found, in plain JSON, once its inputs are still those that were planned with."""
-    with _compute_threads(plan.threads):
+    with compute_threads(plan.threads):
         found: dict[str, Any] = to_json(work(job))
     _require_unchanged(plan)
     return found
@@ -416,19 +418,6 @@ def _about(plan: TreatPlan) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _compute_threads(count: int) -> Iterator[None]:
-    """Sums are split by thread: a plan's number holds for all that is computed under it."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _check_workers(workers: int) -> None:
     if workers < 1:
         raise BadInput(f"--workers is {workers}.", fix="It must be at least 1.")
@@ -449,7 +438,7 @@ def _job(plan: TreatPlan, opened: Run, workers: int, progress: Progress | None) 
         device=plan.device,
         threads=plan.threads,
         workers=workers,
-        progress=progress or _silent,
+        progress=progress or silent,
     )
 
 
@@ -467,7 +456,3 @@ def _device(device: str) -> str:
     from safewright.models.hf import default_device
 
     return default_device()
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    return None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safewright.data import LoadedData
 from safewright.runs import Run
+from safewright.runs.progress import Progress
 from safewright.types import Check, ModelRef, Row
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and of how many."""
 
 
 @dataclass(frozen=True)
