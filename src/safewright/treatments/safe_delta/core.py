@@ -27,7 +27,7 @@ from safewright.errors import BadInput, NumericalFailure, nearest
 from safewright.treatments.safe_delta.budget import MODES, Budget, Mode
 from safewright.treatments.safe_delta.curvature import Curvature, Damping, require_finite
 
-Basis = Literal["spectrum", "prefix"]
+Basis = Literal["spectrum", "prefix", "price"]
 
 OFFICIAL_TAIL, PAPER_TAIL = 0.15, 0.10
 """Share of entries the release (15 %) and the paper (10 %) never admit."""
@@ -59,11 +59,21 @@ class Decision:
     curve: torch.Tensor | None = None
 
 
-def coefficients(delta: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
-    """``delta`` (rows, in) in a basis: ``spectrum`` gives D Q, ``prefix`` gives Z = D V in admission order."""
+def coefficients(
+    delta: torch.Tensor, curvature: Curvature, basis: Basis, budget: Budget | None = None
+) -> torch.Tensor:
+    """``delta`` (rows, in) in a basis.
+
+    ``spectrum`` gives D Q; ``prefix`` gives Z = D V, V in admission order; ``price`` gives D R, whose squares
+    sum to twice the loss that `soft` would have at the budget's mu.
+    """
     if basis == "spectrum":
         return delta @ curvature.cast("left", delta.dtype)
     ranked = delta.index_select(1, curvature.order[len(curvature.dead) :])
+    if basis == "price":
+        if budget is None or budget.mu is None:
+            raise TypeError("the basis price needs a budget in mu")
+        return times_upper(ranked, curvature.priced(budget.mu, delta.dtype))
     return times_upper(ranked, curvature.cast("upper", delta.dtype))
 
 
@@ -76,16 +86,18 @@ def times_upper(X: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
     return product
 
 
-def energies(delta: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
+def energies(
+    delta: torch.Tensor, curvature: Curvature, basis: Basis, budget: Budget | None = None
+) -> torch.Tensor:
     """Sum over rows of the squared `coefficients`, float64 (n,)."""
-    return _squares(coefficients(delta, curvature, basis))
+    return _squares(coefficients(delta, curvature, basis, budget))
 
 
 def needed_bases(mode: Mode, budget: Budget) -> tuple[Basis, ...]:
     """The bases whose `energies` `decide` reads."""
     if mode == "soft":
         return ("spectrum",)
-    return ("prefix", "spectrum") if budget.mu is not None else ("prefix",)
+    return ("prefix", "price") if budget.mu is not None else ("prefix",)
 
 
 def soft_loss(values: torch.Tensor, energy: torch.Tensor, mu: float) -> float:
@@ -99,13 +111,13 @@ def soft_distance(values: torch.Tensor, energy: torch.Tensor, mu: float) -> floa
 
 
 def allowed_loss(
-    budget: Budget, curvature: Curvature, numel: int, spectrum: torch.Tensor | None = None
+    budget: Budget, curvature: Curvature, numel: int, found: Mapping[Basis, torch.Tensor]
 ) -> float:
-    """epsilon: the loss a budget allows. ``spectrum`` are the energies of that basis, needed for ``mu``."""
+    """epsilon: the loss a budget allows; for ``mu`` from the energies of the spectrum, or of the price."""
+    if budget.mu is not None and "price" in found:
+        return 0.5 * float(found["price"].sum())
     if budget.mu is not None:
-        if spectrum is None:
-            raise TypeError("a budget in mu needs the energies of the spectrum")
-        return soft_loss(curvature.spectrum[0], spectrum, budget.mu * curvature.mu_unit)
+        return soft_loss(curvature.spectrum[0], found["spectrum"], budget.mu * curvature.mu_unit)
     tolerance = budget.rms_tol if budget.rms_tol is not None else math.sqrt(budget.s or 0.0) / 4096.0
     # Dead channels count as zero in the mean: moving them costs nothing.
     mean = float((0.5 / curvature.inverse_diagonal).sum()) / curvature.width
@@ -139,7 +151,7 @@ def decide(
             "The fine-tuning step holds numbers that are not finite.",
             fix="Train or download that model again.",
         )
-    epsilon = allowed_loss(budget, curvature, numel, found.get("spectrum"))
+    epsilon = allowed_loss(budget, curvature, numel, found)
     curve = None
     loss_full = 0.0
     if mode == "exact":
@@ -147,11 +159,11 @@ def decide(
         # What damping added to the diagonal is not safety loss.
         _, added, _ = curvature.damped
         loss_full = max(0.0, float(curve[-1]) - 0.5 * float(added.double() @ squares[curvature.live]))
-    if "spectrum" in found:
-        # From the same numbers as epsilon, so that mu=0 allows just the whole step.
+    if mode == "soft":
         loss_full = soft_loss(curvature.spectrum[0], found["spectrum"], 0.0)
     known = Decision(mode, epsilon, loss_full, loss_full, curve=curve)
-    if loss_full <= epsilon:
+    # At no price the whole step is kept, whatever rounding says of two losses that are the same.
+    if loss_full <= epsilon or budget.mu == 0.0:
         return dataclasses.replace(known, whole=True, mu=0.0, k=len(curvature.live))
     if epsilon == 0.0:
         return dataclasses.replace(known, none=True, loss=0.0, mu=math.inf, k=0)
@@ -239,7 +251,7 @@ def edit_factor(
     """
     dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
     step, gram = A.to(dtype), gram.to(dtype)
-    Z = {basis: coefficients(step, curvature, basis) for basis in needed_bases(mode, budget)}
+    Z = {basis: coefficients(step, curvature, basis, budget) for basis in needed_bases(mode, budget)}
 
     def summed(X: torch.Tensor) -> torch.Tensor:
         return (X * (gram @ X)).sum(0).double().clamp_min(0)
@@ -321,7 +333,8 @@ def edit_matrix(
     else:
         return _edit_columns(aligned, tuned, w_tuned.dtype, curvature, mode, budget)
     info |= {"loss": loss(new - aligned, curvature.H), "loss_full": loss(tuned - aligned, curvature.H)}
-    return _finish(new, aligned, tuned, w_tuned.dtype, info)
+    step = float(_squares(tuned - aligned).sum())
+    return _finish(new, tuned, step, w_tuned.dtype, info)
 
 
 def _edit_columns(
@@ -334,9 +347,10 @@ def _edit_columns(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     delta = tuned - aligned
     # The product that shows what every prefix costs is also what the edit is made of.
-    Z = {basis: coefficients(delta, curvature, basis) for basis in needed_bases(mode, budget)}
+    Z = {basis: coefficients(delta, curvature, basis, budget) for basis in needed_bases(mode, budget)}
     found = {basis: _squares(held) for basis, held in Z.items()}
-    decision = decide(mode, budget, curvature, found, numel=delta.numel(), squares=_squares(delta))
+    squares = _squares(delta)
+    decision = decide(mode, budget, curvature, found, numel=delta.numel(), squares=squares)
     new = edit_rows(aligned, tuned, decision, curvature, delta.dtype, Z)
     info: dict[str, Any] = {
         "loss": decision.loss,
@@ -345,7 +359,7 @@ def _edit_columns(
         "percdamp": curvature.used,
     }
     if mode == "soft":
-        return _finish(new, aligned, tuned, given, info | {"mu": decision.mu})
+        return _finish(new, tuned, float(squares.sum()), given, info | {"mu": decision.mu})
     assert decision.curve is not None
     _, added, share = curvature.damped
     if not decision.whole:
@@ -357,7 +371,7 @@ def _edit_columns(
         "curve": torch.cat([decision.curve.new_zeros(len(curvature.dead)), decision.curve]),
         "percdamp": share,
     }
-    return _finish(new, aligned, tuned, given, info)
+    return _finish(new, tuned, float(squares.sum()), given, info)
 
 
 def _squares(matrix: torch.Tensor) -> torch.Tensor:
@@ -371,10 +385,10 @@ def loss(edit: torch.Tensor, H: torch.Tensor) -> float:
 
 
 def _finish(
-    new: torch.Tensor, aligned: torch.Tensor, tuned: torch.Tensor, dtype: torch.dtype, info: dict[str, Any]
+    new: torch.Tensor, tuned: torch.Tensor, step: float, dtype: torch.dtype, info: dict[str, Any]
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    whole = float(_squares(tuned - aligned).sum())
-    info["distance"] = float(_squares(new - tuned).sum()) / whole if whole else 0.0
+    """The result in its dtype, with its distance; ``step`` is |D|^2."""
+    info["distance"] = float(_squares(new - tuned).sum()) / step if step else 0.0
     return new.to(dtype), info
 
 

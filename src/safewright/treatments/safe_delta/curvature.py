@@ -192,6 +192,23 @@ class Curvature:
             self._cast[key] = source.to(dtype).contiguous()
         return self._cast[key]
 
+    def priced(self, mu: float, dtype: torch.dtype) -> torch.Tensor:
+        """R, upper triangular in admission order, with R R^T = T H T for T = (I + mu H)^-1.
+
+        ``1/2 |D R|^2`` is the loss that `soft` would have at ``mu`` (in its unit): half the work of D Q.
+        """
+        key = (f"price {mu!r}", dtype)
+        if key not in self._cast:
+            values, _, vectors = self.spectrum
+            factor = mu * self.mu_unit
+            ranked = vectors[self.order[len(self.dead) :]].double()
+            root = ranked * (values.sqrt() / (1 + factor * values))
+            # F = L O by the QR of its transpose, with both orders turned round: L then is the upper factor.
+            _, upper = torch.linalg.qr(root.flip(0).T, mode="r")
+            self._cast = {k: held for k, held in self._cast.items() if not k[0].startswith("price ")}
+            self._cast[key] = upper.T.flip(0, 1).to(dtype).contiguous()
+        return self._cast[key]
+
     def official_upper(self, dtype: torch.dtype) -> torch.Tensor:
         """The release's U: dead diagonal entries set to 1, damped, inverse = U^T U; the release has float32.
 

@@ -146,7 +146,7 @@ def _tiled(
         delta = tuned - aligned
         squares += (delta * delta).sum(0, dtype=torch.float64)
         for basis in needed_bases(config.mode, budget):
-            energy = energies(delta, curvature, basis)
+            energy = energies(delta, curvature, basis, budget)
             found[basis] = found[basis] + energy if basis in found else energy
     decision = decide(config.mode, budget, curvature, found, numel=count * width, squares=squares)
     for start, stop in tiles(count):
