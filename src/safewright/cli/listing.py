@@ -17,10 +17,11 @@ from safewright.errors import BadInput, nearest
 
 
 def list_methods(json: JsonOut = False) -> None:
-    """List measures, treatments, replications, judges and data presets."""
+    """List measures, treatments, judges and data presets."""
     from safewright.data import PRESETS
     from safewright.judges import JUDGES
 
+    replicated = _replications()
     methods: list[dict[str, Any]] = [
         {
             "name": entry.name,
@@ -28,6 +29,7 @@ def list_methods(json: JsonOut = False) -> None:
             "version": entry.version,
             "paper": entry.paper,
             "summary": entry.summary,
+            "replication": entry.name in replicated,
         }
         for entry in catalog.entries()
     ]
@@ -52,25 +54,15 @@ def list_methods(json: JsonOut = False) -> None:
         }
         for name, preset in PRESETS.items()
     ]
-    replications: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "kind": "replication",
-            "version": "",
-            "paper": catalog.find(name).paper if name in {row["name"] for row in methods} else "",
-            "summary": f"the claims of {name}'s paper, run in the lab: safewright replicate {name}",
-        }
-        for name in _replications()
-    ]
     if json:
-        console.result([*methods, *replications, *judges, *presets])
+        console.result([*methods, *judges, *presets])
         return
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in ("name", "kind", "version", "what it is"):
         table.add_column(column, overflow="fold")
-    for row in [*methods, *replications, *judges, *presets]:
+    for row in [*methods, *judges, *presets]:
         table.add_row(row["name"], row["kind"], str(row["version"])[:12], row["summary"])
     console.show(table)
 
@@ -127,6 +119,7 @@ def _method(entry: catalog.Entry) -> dict[str, Any]:
         "needs": sorted(entry.needs) if entry.kind == "measure" else [],
         "gives": list(entry.gives),
         "stages": [f"{name}: {stage.summary}" for name, stage in entry.stages.items()],
+        "replication": f"safewright replicate {entry.name}" if entry.name in _replications() else None,
         "options": [
             {
                 "name": name,

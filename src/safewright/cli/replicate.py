@@ -13,7 +13,7 @@ from safewright.runs import to_json
 
 
 def replicate(
-    name: Annotated[str, typer.Argument(help="A system; safewright list names them.")],
+    name: Annotated[str, typer.Argument(help="A system whose safewright show NAME names a replication.")],
     seeds: Annotated[int, typer.Option("--seeds", help="Seeds 0 … N-1, for design.")] = 3,
     seed_list: Annotated[str | None, typer.Option("--seed-list", help="Seeds by name: 100,101,102.")] = None,
     widths: Annotated[
