@@ -17,7 +17,6 @@ from safewright.treatments.safe_delta.core import (
     edit_factor,
     edit_matrix,
     energies,
-    soft_distance,
 )
 from safewright.treatments.safe_delta.curvature import Curvature
 from tests.treatments.matrices import curvature, damped, loss, one_shot, pair, solved
@@ -369,7 +368,8 @@ def test_07_soft_reports_its_distance() -> None:
     new, info = edit_matrix(aligned, tuned, H, mu=1.0)
     known = Curvature(H)
     found = energies(tuned - aligned, known, "spectrum")
-    expected = soft_distance(known.spectrum[0], found, info["mu"] * known.mu_unit)
+    strength = info["mu"] * known.mu_unit * known.spectrum[0]
+    expected = float((found * (strength / (1 + strength)) ** 2).sum())
     assert float(((new - tuned) ** 2).sum()) == pytest.approx(expected, rel=1e-9)
     assert info["distance"] == pytest.approx(expected / float(((tuned - aligned) ** 2).sum()), rel=1e-9)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,20 +94,11 @@ def blocks_of(model: Any, stored: Mapping[str, Stored]) -> Blocks:
         BadInput: The model has no decoder blocks, or a matrix of theirs has no tensor on disk.
     """
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    known = frozenset(stored)
-
-    def on_disk(name: str) -> str | None:
-        # Some folders hold the inner model alone, others name it.
-        for tried in (name, name.removeprefix(prefix), prefix + name):
-            if tried in known:
-                return tried
-        return None
-
     matrices = []
     for name, module, layer in linear_modules(model):
         if module is None:
             continue
-        tensor = on_disk(f"{name}.weight")
+        tensor = stored_name(model, f"{name}.weight", stored)
         if tensor is None:
             raise BadInput(
                 f"The matrix {name} of the model has no tensor on disk.",
@@ -124,6 +115,13 @@ def blocks_of(model: Any, stored: Mapping[str, Stored]) -> Blocks:
     routers = [name for name in rest if is_router(name.rpartition(".")[0])]
     refused = [name for name in rest if name not in routers]
     return Blocks(tuple(matrices), tuple(routers), tuple(refused), tuple(inside))
+
+
+def stored_name(model: Any, name: str, stored: Container[str]) -> str | None:
+    """What a parameter of a ``PreTrainedModel`` is called on disk; None where it has no tensor there."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    # Some folders hold the inner model alone, others name it.
+    return next((t for t in (name, name.removeprefix(prefix), prefix + name) if t in stored), None)
 
 
 def is_router(module: str) -> bool:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 _TORCH = {
     "F64": "float64",

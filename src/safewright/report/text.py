@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from safewright.types import Interval, ModelRef, Reading
+from safewright.types import Interval, ModelRef
 
 NONE = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -185,8 +185,3 @@ def plain_value(value: Any) -> str:
     if isinstance(value, (list, tuple)) and all(isinstance(v, (str, int, float)) for v in value):
         return clean(", ".join(str(v) for v in value))
     return clean(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def is_rate(reading: Reading) -> bool:
-    """Whether a reading is a share of records."""
-    return reading.unit == "rate"

@@ -142,6 +142,13 @@ def require_free(out: Path, plan: TreatPlan, overwrite: bool) -> None:
         )
 
 
+def differing(out: Path, files: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Which files of a result are missing, and which have other bytes than it was written with."""
+    missing = [name for name in files if not (out / name).is_file()]
+    changed = [name for name in files if name not in missing and digest_file(out / name) != files[name]]
+    return missing, changed
+
+
 def _require_whole(out: Path, plan: TreatPlan) -> None:
     """Pass when the finished result in ``out`` still has the bytes it was written with.
 
@@ -150,18 +157,18 @@ def _require_whole(out: Path, plan: TreatPlan) -> None:
     """
     found = _provenance(out)
     assert found is not None
-    for name, digest in found["files"].items():
-        there = (out / name).is_file()
-        if there and digest_file(out / name) == digest:
-            continue
-        see = ""
-        if "verify" in plan.entry.stages:
-            see = f" To see what differs: safewright treat {plan.entry.name} verify --out {out}"
-        raise BadInput(
-            f"{out} holds the result of this command, but {name} {'has changed' if there else 'is missing'}.",
-            why="Its checks were made on other bytes.",
-            fix=f"{'Move that file elsewhere, and use' if there else 'Use'} --overwrite to make it again.{see}",
-        )
+    missing, changed = differing(out, found["files"])
+    if not missing and not changed:
+        return
+    what = f"{changed[0]} has changed" if changed else f"{missing[0]} is missing"
+    see = ""
+    if "verify" in plan.entry.stages:
+        see = f" To see what differs: safewright treat {plan.entry.name} verify --out {out}"
+    raise BadInput(
+        f"{out} holds the result of this command, but {what}.",
+        why="Its checks were made on other bytes.",
+        fix=f"{'Move that file elsewhere, and use' if changed else 'Use'} --overwrite to make it again.{see}",
+    )
 
 
 def _foreign(out: Path, known: Mapping[str, str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, NumericalFailure
 from safewright.models.adapters import EMBEDDINGS, Adapter, Factors
-from safewright.models.blocks import Blocks, Matrix, blocks_of, require_plain, skeleton
+from safewright.models.blocks import Blocks, Matrix, blocks_of, require_plain, skeleton, stored_name
 from safewright.models.checkpoint import Checkpoint
 from safewright.models.references import base_folder, local_folder, tokenizer_folder
 from safewright.types import ModelRef
@@ -80,7 +80,7 @@ class Opened:
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
         self.aligned = Checkpoint(sources.aligned)
-        model = skeleton(sources.aligned)
+        model = self.skeleton = skeleton(sources.aligned)
         self.blocks: Blocks = blocks_of(model, self.aligned.stored)
         self.adapter = Adapter(sources.tuned, model) if sources.adapter else None
         self._chunks: dict[tuple[int, str], tuple[int, torch.Tensor]] = {}
@@ -140,8 +140,7 @@ class Opened:
         known = {matrix.module: matrix for matrix in self.blocks.matrices}
         found: dict[str, Matrix | None] = {}
         for module in self.adapter.factors if self.adapter else ():
-            names = (f"{module}.weight", f"{module.partition('.')[2]}.weight")
-            tensor = next((name for name in names if name in self.aligned.stored), None)
+            tensor = stored_name(self.skeleton, f"{module}.weight", self.aligned.stored)
             outside = Matrix(module, tensor, -1, False) if tensor else None
             found[module] = known.get(module, outside)
         return found

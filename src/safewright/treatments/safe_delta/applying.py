@@ -26,7 +26,7 @@ from safewright.treatments.editing import (
 )
 from safewright.treatments.job import Job, Made
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
-from safewright.treatments.safe_delta.matrix import HELD, edit_one, edit_step
+from safewright.treatments.safe_delta.matrix import HELD, edit_one, edit_step, step_squares
 from safewright.treatments.safe_delta.prepared import Prepared
 from safewright.treatments.sources import (
     Opened,
@@ -134,11 +134,8 @@ def apply(job: Job, prep: Path) -> Made:
             layers, moved = _write_full(job, sources, output, prep)
         kinds = merge_kinds(output, opened)
         unedited = sorted(set(opened.adapted()) - {matrix.module for matrix in output.matrices})
-    summary = summarised(layers, kinds, moved, config)
-    counts = dict(prepared.facts["counts"])
-    # What must be known of the calibration is said where the result is read.
-    summary["notes"] = [*counts.pop("notes", []), *summary["notes"], *_left(unedited, config)]
-    summary["calibration"] = counts
+    summary = summarised(layers, kinds, moved, config, prepared)
+    summary["notes"] += _left(unedited, config)
     job.run.write("layers.json", layers)
     return Made("adapter" if as_adapter else "weights", checks(layers, kinds), summary | {"layers": layers})
 
@@ -188,8 +185,7 @@ def write_adapter(
         job.progress("editing", place, len(adapter.factors))
         A, B, scaling = adapter.read(module)
         if module not in by_module:
-            step = A.double()
-            moved += scaling**2 * float((step * (B.double().T @ B.double() @ step)).sum())
+            moved += step_squares(A, B, scaling)
             if config.others == "aligned":
                 tensors[factors.b_name] = torch.zeros_like(tensors[factors.b_name])
             continue
@@ -206,12 +202,22 @@ def write_adapter(
 
 
 def summarised(
-    layers: Sequence[Mapping[str, Any]], kinds: Mapping[str, int], moved: float, config: SafeDeltaConfig
+    layers: Sequence[Mapping[str, Any]],
+    kinds: Mapping[str, int],
+    moved: float | None,
+    config: SafeDeltaConfig,
+    prepared: Prepared,
 ) -> dict[str, Any]:
-    """The sums of a layer report, with what must be known before believing them."""
+    """The sums of a layer report, with what must be known before believing them.
+
+    Args:
+        moved: The norm of what fine-tuning moved outside the edited matrices; None where it is not known.
+        prepared: What must be known of the calibration is said where the result is read.
+    """
+    counts = dict(prepared.facts["counts"])
     step = sum(row["step"] for row in layers)
     total = {name: _sum(layers, name) for name in HELD}
-    notes = []
+    notes = list(counts.pop("notes", []))
     if not step:
         notes.append("the edited matrices of both models are equal: nothing was there to repair")
     if config.others == "finetuned" and moved:
@@ -227,6 +233,7 @@ def summarised(
         "distance": sum(row["distance"] * row["step"] for row in layers) / step if step else 0.0,
         "moved_elsewhere_norm": moved,
         "notes": notes,
+        "calibration": counts,
     }
 
 

@@ -105,11 +105,6 @@ def soft_loss(values: torch.Tensor, energy: torch.Tensor, mu: float) -> float:
     return float(0.5 * (values * energy / (1 + mu * values) ** 2).sum())
 
 
-def soft_distance(values: torch.Tensor, energy: torch.Tensor, mu: float) -> float:
-    """|E - D|^2 = sum |D q_j|^2 (mu lambda_j / (1 + mu lambda_j))^2."""
-    return float((energy * (mu * values / (1 + mu * values)) ** 2).sum())
-
-
 def allowed_loss(
     budget: Budget, curvature: Curvature, numel: int, found: Mapping[Basis, torch.Tensor]
 ) -> float:

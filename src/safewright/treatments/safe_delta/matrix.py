@@ -246,6 +246,12 @@ def edit_step(
     return new_A, report
 
 
+def step_squares(A: torch.Tensor, B: torch.Tensor, scaling: float) -> float:
+    """``|scaling B A|^2`` of a low-rank step, in float64, without forming it."""
+    A, B = A.double(), B.double()
+    return scaling**2 * float((A * (B.T @ B @ A)).sum())
+
+
 def described(decision: Decision, curvature: Curvature) -> dict[str, Any]:
     """What a report says about a decision; ``mu`` is None where nothing of the step is kept."""
     return {

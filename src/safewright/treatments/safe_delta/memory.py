@@ -13,13 +13,13 @@ import torch
 from safewright.errors import BadInput, NumericalFailure
 from safewright.models import resolve
 from safewright.models.adapters import check_plain
-from safewright.models.blocks import Matrix, chosen, linear_modules
+from safewright.models.blocks import Matrix, chosen, linear_modules, stored_name
 from safewright.models.checkpoint import Checkpoint
 from safewright.models.references import local_folder
 from safewright.treatments.safe_delta.applying import checks, summarised
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.treatments.safe_delta.curvature import require_finite
-from safewright.treatments.safe_delta.matrix import edit_one, edit_step
+from safewright.treatments.safe_delta.matrix import edit_one, edit_step, step_squares
 from safewright.treatments.safe_delta.prepared import Prepared
 from safewright.types import ModelRef
 
@@ -66,12 +66,7 @@ def edit_model(
     with torch.no_grad():
         for parameter, value in plan.writes:
             parameter.copy_(value)
-    summary = summarised(plan.layers, plan.kinds, plan.moved or 0.0, known)
-    counts = dict(prepared.facts["counts"])
-    summary["notes"] = [*counts.pop("notes", []), *summary["notes"]]
-    return summary | {
-        "moved_elsewhere_norm": plan.moved,
-        "calibration": counts,
+    return summarised(plan.layers, plan.kinds, plan.moved, known, prepared) | {
         "layers": plan.layers,
         "checks": checks(plan.layers, plan.kinds),
     }
@@ -130,15 +125,13 @@ def _matrices(
     model: Any, checkpoint: Checkpoint, config: SafeDeltaConfig
 ) -> tuple[list[tuple[Matrix, Any]], dict[str, int]]:
     """The matrices to edit with their modules, and how many were edited, exempt and refused."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     found, refused = {}, []
     for name, module, layer in linear_modules(model):
         if module is None:
             refused.append(name)
             continue
-        tensor = next(
-            (t for t in (f"{name}.weight", f"{name.partition('.')[2]}.weight") if t in checkpoint.stored),
-            None,
-        )
+        tensor = stored_name(plain, f"{name}.weight", checkpoint.stored)
         if tensor is None:
             raise BadInput(
                 f"The aligned model {checkpoint.folder} has no {name}.weight.",
@@ -226,9 +219,7 @@ def _edit_adapter(
         for factor, weight in (("A", A), ("B", B)):
             require_finite(f"lora_{factor} of {place}", weight.detach())
         if place not in edited:
-            wide_A, wide_B = A.detach().double(), B.detach().double()
-            gram = wide_B.T @ wide_B
-            plan.squares += layer.scaling[name] ** 2 * float((wide_A * (gram @ wide_A)).sum())
+            plan.squares += step_squares(A.detach(), B.detach(), layer.scaling[name])
             if config.others == "aligned":
                 plan.writes.append((B, torch.zeros_like(B)))
             continue
@@ -254,12 +245,11 @@ def _outside(
     plan: _Plan, model: Any, checkpoint: Checkpoint, edited: set[str], config: SafeDeltaConfig
 ) -> None:
     """Plan what happens to parameters that are not edited, and sum how far fine-tuning moved them."""
-    prefix = f"{model.base_model_prefix}."
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             continue
         plain = name.replace(".base_layer.", ".")
-        stored = next((t for t in (plain, plain.removeprefix(prefix)) if t in checkpoint.stored), None)
+        stored = stored_name(model, plain, checkpoint.stored)
         if stored in edited:
             continue
         tuned = parameter.detach()

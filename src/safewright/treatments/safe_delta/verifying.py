@@ -12,9 +12,9 @@ import torch
 from safewright.errors import BadInput
 from safewright.models.blocks import Matrix
 from safewright.models.checkpoint import Checkpoint
-from safewright.runs import digest_file
 from safewright.treatments.editing import plan_output, tiles
 from safewright.treatments.job import Job
+from safewright.treatments.placing import differing
 from safewright.treatments.safe_delta.applying import arithmetic
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.treatments.safe_delta.core import loss, soft_loss
@@ -214,8 +214,7 @@ def read_provenance(folder: Path) -> dict[str, Any]:
 def same_files(found: Mapping[str, Any], folder: Path) -> Check:
     """Whether every file of a result still has the bytes it was written with."""
     said: Mapping[str, str] = found.get("files", {})
-    gone = [name for name in said if not (folder / name).is_file()]
-    off = [name for name in said if name not in gone and digest_file(folder / name) != said[name]]
+    gone, off = differing(folder, said)
     parts = [f"missing: {', '.join(gone[:3])}"] * bool(gone) + [f"changed: {', '.join(off[:3])}"] * bool(off)
     return Check("the files are those that were written", not parts, "; ".join(parts) or f"{len(said)} files")
 
