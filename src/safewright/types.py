@@ -82,13 +82,18 @@ class Test:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are generated. ``temperature`` 0 is greedy; ``seed`` matters only above 0."""
+    """How answers are generated. ``temperature`` 0 is greedy; ``seed`` matters only above 0.
+
+    A prompt that leaves an answer less room than ``least_room`` tokens (or ``max_new_tokens``, where that is
+    less) is overlong.
+    """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    least_room: int = 1
 
 
 @dataclass(frozen=True)
@@ -133,12 +138,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Question:
-    """One thing a behaviour measure asks of one model; ``sample`` numbers repeated draws."""
+    """One thing a behaviour measure asks of one model; ``sample`` numbers repeated draws.
+
+    Questions of one ``instance`` (their own id where None) are scored together.
+    """
 
     id: str
     chat: tuple[Message, ...]
     role: str = "target"
     sample: int = 0
+    instance: str | None = None
     cluster: str | None = None
     reference: str | None = None
     lang: str | None = None
@@ -160,6 +169,7 @@ class Record:
     why: str = ""
     role: str = "target"
     sample: int = 0
+    instance: str | None = None
     cluster: str | None = None
     lang: str | None = None
     reference: str | None = None
@@ -308,6 +318,8 @@ class Judgement:
     judge: str = ""
     prompt_digest: str = ""
     tokens: int = 0
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """What else the judge wrote on the way (an analysis, a summary), kept with the record."""
 
 
 class Judge(Protocol):

@@ -57,6 +57,7 @@ _RANGES: dict[str, tuple[Any, Any, str]] = {
     "top_p": (float, lambda p: 0 < p <= 1, "a number above 0 and at most 1"),
     "top_k": (int, lambda k: k >= 0, "a whole number, 0 (all tokens) or more"),
     "seed": (int, lambda _: True, "a whole number"),
+    "least_room": (int, lambda n: n >= 1, "a whole number, at least 1"),
 }
 
 
