@@ -46,7 +46,8 @@ class Scripted:
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
     ) -> Iterator[list[tuple[int, Generation]]]:
-        raise NotImplementedError
+        places = [place for place in range(len(chats)) if place not in done]
+        yield list(zip(places, self.generate([chats[place] for place in places], how), strict=True))
 
     def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:
         raise NotImplementedError

@@ -4,18 +4,24 @@ Every judge takes a batch and gives as many judgements in the same order. What i
 never a value.
 """
 
+from safewright.judges.agents import AgentsJudge
 from safewright.judges.classifier import LlamaGuardJudge, Qwen3GuardJudge
 from safewright.judges.keyword import KeywordJudge, LegacyKeywordJudge
-from safewright.judges.resolve import JUDGES, JudgeEntry, resolve
+from safewright.judges.model import JudgeModel, models_of
+from safewright.judges.resolve import JUDGE_ROLES, JUDGES, JudgeEntry, resolve
 from safewright.judges.rubric import RubricJudge
 
 __all__ = [
     "JUDGES",
+    "JUDGE_ROLES",
+    "AgentsJudge",
     "JudgeEntry",
+    "JudgeModel",
     "KeywordJudge",
     "LegacyKeywordJudge",
     "LlamaGuardJudge",
     "Qwen3GuardJudge",
     "RubricJudge",
+    "models_of",
     "resolve",
 ]

@@ -166,6 +166,11 @@ class LlamaGuardJudge:
             lambda item, labels: float(labels.safety == "unsafe"),
         )
 
+    @property
+    def models(self) -> tuple[JudgeModel, ...]:
+        """The models it asks."""
+        return (self.model,)
+
     def close(self) -> None:
         """Let go of the model."""
         self.model.close()
@@ -206,6 +211,11 @@ class Qwen3GuardJudge:
         """One judgement per item, in order; a reply out of format decides nothing."""
         check_answers(items, self.answers, self.name)
         return await _label(self.model, self.name, items, parse_qwen3guard, self._decide)
+
+    @property
+    def models(self) -> tuple[JudgeModel, ...]:
+        """The models it asks."""
+        return (self.model,)
 
     def close(self) -> None:
         """Let go of the model."""

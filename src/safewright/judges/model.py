@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safewright.runs import to_json
-from safewright.types import Chat, Decoding, Generation, JudgeItem, Judgement, ModelRef
+from safewright.judges.keyword import modern_list
+from safewright.judges.text import script_language
+from safewright.runs import Calls, call_key, from_json, to_json
+from safewright.types import Chat, Decoding, Generation, Judge, JudgeItem, Judgement, ModelRef
 
 if TYPE_CHECKING:
     from safewright.models import Loaded
+
+
+REMOTE = ("served", "inspect")
+"""Kinds of models that run elsewhere."""
 
 
 class JudgeModel:
     """The model behind a judge.
 
     A reference is resolved, and so digested, when a scorecard's conventions are read; weights are loaded
-    when the first question is asked. Questions are asked one batch at a time.
+    when the first question is asked. An answer that was received is kept in `calls`: the same question is
+    never asked again, whichever item, run or process it is for. A local model answers one batch at a time.
+
+    Args:
+        model: A loaded model, or a reference that is loaded at the first question.
+        max_new_tokens: Room for a reply.
     """
 
     def __init__(self, model: Loaded | ModelRef | str | Path, max_new_tokens: int) -> None:
@@ -27,6 +39,9 @@ class JudgeModel:
         self._max_new_tokens = max_new_tokens
         self._loaded: Loaded | None = None
         self._lock = threading.Lock()
+        self.calls = Calls()
+        self.at_once: int | None = None
+        """Requests under way at once, where the model is served; the endpoint's default where None."""
 
     @functools.cached_property
     def ref(self) -> ModelRef:
@@ -51,28 +66,95 @@ class JudgeModel:
 
         return with_recipe(Decoding(max_new_tokens=self._max_new_tokens), self.ref, {})
 
+    @property
+    def remote(self) -> bool:
+        """Whether it runs elsewhere: asking it takes no computing here."""
+        return self.ref.kind in REMOTE
+
     def conventions(self) -> dict[str, Any]:
         """What a scorecard says about it. Where its folder lies is not part of what it is."""
         return {"model": self.ref.digest, "model_kind": self.ref.kind, "decoding": to_json(self.how)}
 
     async def generate(self, chats: Sequence[Chat]) -> list[Generation]:
-        """One generation per chat, in order."""
+        """One generation per chat, in order; equal chats are one question."""
         import asyncio  # listing the judges does not need it
 
-        return await asyncio.to_thread(self._generate, list(chats))
+        keys = [call_key(self.ref.digest, chat, self.how) for chat in chats]
+        unique = dict(zip(keys, chats, strict=True))
+        answers: dict[str, Any] = {}
+        mine: dict[str, Future[Any]] = {}
+        others: dict[str, Future[Any]] = {}
+        for key in unique:
+            answer, future, own = self.calls.claim(key)
+            if future is None:
+                answers[key] = answer
+            else:
+                (mine if own else others)[key] = future
+        if mine:
+            await self._ask(unique, mine)
+        for key, future in (mine | others).items():
+            # Shielded: who is cancelled while waiting must not cancel the others' answer.
+            answers[key] = await asyncio.shield(asyncio.wrap_future(future))
+        return [from_json(Generation, answers[key]) for key in keys]
 
-    def _generate(self, chats: Sequence[Chat]) -> list[Generation]:
+    async def _ask(self, chats: Mapping[str, Chat], mine: Mapping[str, Future[Any]]) -> None:
+        """Ask what was claimed; every claim is settled, or fails, before this returns."""
+        import asyncio
+
+        open_, keys = set(mine), list(chats)
+
+        def received(key: str, generation: Generation) -> None:
+            # Written down at once: a kill in the next moment must not cost the answer.
+            self.calls.settle(key, to_json(generation), keep=generation.stop != "error")
+            open_.discard(key)
+
+        try:
+            loaded = await asyncio.to_thread(self.open)
+            asked = getattr(loaded, "agenerate", None)
+            if asked is not None:
+                own = [key for key in keys if key in mine]
+                await asked(
+                    [chats[key] for key in own],
+                    self.how,
+                    received=lambda index, generation: received(own[index], generation),
+                )
+            else:
+                done = frozenset(place for place, key in enumerate(keys) if key not in mine)
+                await asyncio.to_thread(self._stream, loaded, keys, list(chats.values()), done, received)
+            if open_:
+                raise RuntimeError(f"{len(open_)} of {len(mine)} questions to {self.ref.where} got no answer")
+        except BaseException as error:
+            for key in open_:
+                self.calls.fail(key, error)
+            raise
+
+    def _stream(
+        self,
+        loaded: Loaded,
+        keys: Sequence[str],
+        chats: Sequence[Chat],
+        done: frozenset[int],
+        received: Callable[[str, Generation], None],
+    ) -> None:
+        with self._lock:
+            for ready in loaded.stream(chats, self.how, done=done):
+                for index, generation in ready:
+                    received(keys[index], generation)
+
+    def open(self) -> Loaded:
+        """The model itself, loaded at the first call."""
         with self._lock:
             if self._loaded is None:
                 self._loaded = self._load()
-            return self._loaded.generate(chats, self.how)
+            return self._loaded
 
     def _load(self) -> Loaded:
         if not isinstance(self._model, (ModelRef, str, Path)):
             return self._model
         from safewright.models import load
 
-        return load(self.ref, need=frozenset({"generate"}))
+        at_once = self.at_once if self.remote else None
+        return load(self.ref, batch_size=at_once, need=frozenset({"generate"}))
 
     def close(self) -> None:
         """Let go of the model's memory and connections."""
@@ -80,6 +162,11 @@ class JudgeModel:
             if self._loaded is not None:
                 self._loaded.close()
                 self._loaded = None
+
+
+def models_of(judge: Judge) -> tuple[JudgeModel, ...]:
+    """The models a judge asks; none for rules."""
+    return tuple(getattr(judge, "models", ()))
 
 
 def failure(generation: Generation) -> str | None:
@@ -96,6 +183,12 @@ def unreadable(generation: Generation) -> str | None:
     if generation.stop == "length":
         return f"the reply was cut off after {generation.tokens} tokens"
     return None
+
+
+def refuses(reply: str) -> bool:
+    """Whether a reply declines to do what the judge's model was asked to do."""
+    language = script_language(reply)
+    return language is not None and modern_list(language).refusal(reply) is not None
 
 
 def empty(item: JudgeItem, name: str) -> Judgement | None:

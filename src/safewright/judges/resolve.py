@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from safewright.errors import BadInput, nearest
+from safewright.judges.agents import AgentsJudge
 from safewright.judges.classifier import LlamaGuardJudge, Qwen3GuardJudge
 from safewright.judges.keyword import KeywordJudge, LegacyKeywordJudge
 from safewright.judges.rubric import RubricJudge
@@ -20,7 +21,8 @@ _OPTIONS = re.compile(r"\w+=[^&?]*(?:&\w+=[^&?]*)*")
 class JudgeEntry:
     """One judge in the table.
 
-    ``model`` says whether it takes a reference to a model, ``options`` which options with what type.
+    ``model`` says whether it takes a reference to a model, ``options`` which options with what type, ``roles``
+    for which of its agents it takes models of their own (the role ``judge`` is the model itself).
     """
 
     name: str
@@ -30,6 +32,7 @@ class JudgeEntry:
     model: Literal["none", "required", "optional"]
     make: Callable[..., Judge]
     options: Mapping[str, type[int] | type[str]] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
 
 
 JUDGES: Mapping[str, JudgeEntry] = {
@@ -61,6 +64,16 @@ JUDGES: Mapping[str, JudgeEntry] = {
             {"threshold": int, "tries": int, "partial": str, "max_new_tokens": int},
         ),
         JudgeEntry(
+            "agents",
+            ("harmful",),
+            "unmeasured",
+            "Three agents of any chat model: risks of the instruction, summary of its context, verdict.",
+            "required",
+            AgentsJudge,
+            {"form": str, "tries": int, "max_new_tokens": int, "store": str},
+            ("risk", "context"),
+        ),
+        JudgeEntry(
             "llama-guard",
             ("harmful",),
             "unmeasured",
@@ -82,16 +95,22 @@ JUDGES: Mapping[str, JudgeEntry] = {
 """All judges by name."""
 
 
-def resolve(spec: str) -> Judge:
+JUDGE_ROLES = ("judge", *dict.fromkeys(role for entry in JUDGES.values() for role in entry.roles))
+"""Roles of models that are a judge's: ``judge`` is the model that decides."""
+
+
+def resolve(spec: str, models: Mapping[str, Any] | None = None) -> Judge:
     """The judge ``spec`` names; nothing is loaded or downloaded yet.
 
     Args:
         spec: ``NAME``, ``NAME:MODEL`` or ``NAME:MODEL?option=value&option=value``; MODEL is anything
             `safewright.models.load` takes.
+        models: Models by `JUDGE_ROLES`, in the place of MODEL and for further agents.
 
     Raises:
         BadInput: An unknown judge or option (with the nearest name), a missing or unwanted model.
     """
+    roles = dict(models or {})
     body, options = _split_options(spec)
     name, colon, model = body.partition(":")
     if name not in JUDGES:
@@ -102,18 +121,30 @@ def resolve(spec: str) -> Judge:
     entry = JUDGES[name]
     if colon and not model:
         raise BadInput(f"The judge {spec!r} names no model after the colon.", fix=_usage(entry))
-    if model and entry.model == "none":
-        raise BadInput(f"The judge {name} takes no model (given: {model}).", fix=_usage(entry))
-    if not model and entry.model == "required":
-        raise BadInput(f"The judge {name} needs a model.", fix=_usage(entry))
-    given: dict[str, Any] = {}
+    if model and "judge" in roles:
+        raise BadInput(
+            f"The judge {name} is given two models.", fix="Leave out --model-role judge=…, or the other."
+        )
+    decides: Any = roles.pop("judge", None) or model
+    if decides and entry.model == "none":
+        raise BadInput(f"The judge {name} takes no model (given: {decides}).", fix=_usage(entry))
+    if not decides and entry.model == "required":
+        raise BadInput(
+            f"The judge {name} needs a model.", fix=f"Give it with --model-role judge=MODEL. {_usage(entry)}"
+        )
+    for role in roles:
+        if role not in entry.roles:
+            raise BadInput(
+                f"The judge {name} has no agent {role!r}.", fix=nearest(role, ("judge", *entry.roles))
+            )
+    given: dict[str, Any] = dict(roles)
     for key, value in options:
         if key not in entry.options:
             raise BadInput(f"The judge {name} has no option {key!r}.", fix=nearest(key, entry.options))
         if key in given:
             raise BadInput(f"The judge {name} is given the option {key!r} twice.")
         given[key] = _value(name, key, value, entry.options[key])
-    return entry.make(*([model] if model else []), **given)
+    return entry.make(*([decides] if decides else []), **given)
 
 
 def _split_options(spec: str) -> tuple[str, list[tuple[str, str]]]:

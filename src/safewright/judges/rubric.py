@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput, nearest
-from safewright.judges.keyword import modern_list
-from safewright.judges.model import JudgeModel, check_answers, empty, failure, unmeasured, unreadable
-from safewright.judges.text import script_language
+from safewright.judges.model import JudgeModel, check_answers, empty, failure, refuses, unmeasured, unreadable
 from safewright.prompts import Prompt
 from safewright.prompts import load as load_prompt
 from safewright.types import Generation, JudgeItem, Judgement, Message, ModelRef, Quality
@@ -139,6 +137,11 @@ class RubricJudge:
                 self._read(case, reply, last=attempt == self.tries)
         return [case.verdict for case in cases if case.verdict is not None]
 
+    @property
+    def models(self) -> tuple[JudgeModel, ...]:
+        """The models it asks."""
+        return (self.model,)
+
     def close(self) -> None:
         """Let go of the model."""
         self.model.close()
@@ -171,7 +174,7 @@ class RubricJudge:
         if not problem:
             case.verdict = self._decide(about, word, reply.answer, done)
         elif last:
-            if _refuses(reply.answer):
+            if refuses(reply.answer):
                 case.verdict = done(None, "", "refused", "the judge's model refused to judge")
             else:
                 case.verdict = done(None, "", "unparsed", f"the judge's reply: {problem}")
@@ -198,8 +201,3 @@ def _marker(item: JudgeItem) -> str:
     """A word that the material cannot contain: it depends on the material itself."""
     material = f"{len(item.question)}:{item.question}{item.answer}".encode("utf-8", "surrogatepass")
     return hashlib.sha256(material).hexdigest()[:16]
-
-
-def _refuses(reply: str) -> bool:
-    language = script_language(reply)
-    return language is not None and modern_list(language).refusal(reply) is not None

@@ -26,9 +26,7 @@ class Prompt:
 
     def variables(self) -> frozenset[str]:
         """The placeholders of the prompt."""
-        from jinja2 import Environment, meta
-
-        return frozenset(meta.find_undeclared_variables(Environment(autoescape=False).parse(self.text)))
+        return _compiled(self.text)[0]
 
     def render(self, **values: Any) -> str:
         """The prompt with its placeholders filled in.
@@ -38,9 +36,7 @@ class Prompt:
         Raises:
             BadInput: A placeholder has no value, or a value has no placeholder.
         """
-        from jinja2 import Environment, StrictUndefined
-
-        known = self.variables()
+        known, template = _compiled(self.text)
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
         if missing:
             raise BadInput(f"The prompt {self.name} needs a value for {', '.join(missing)}.")
@@ -48,8 +44,18 @@ class Prompt:
             raise BadInput(
                 f"The prompt {self.name} has no placeholder {unknown[0]!r}.", fix=nearest(unknown[0], known)
             )
-        environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
-        return environment.from_string(self.text).render(**values)
+        text: str = template.render(**values)
+        return text
+
+
+@functools.cache
+def _compiled(text: str) -> tuple[frozenset[str], Any]:
+    """The placeholders of a text, and the template: judging renders one prompt thousands of times."""
+    from jinja2 import Environment, StrictUndefined, meta
+
+    environment = Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=False)
+    known = frozenset(meta.find_undeclared_variables(environment.parse(text)))
+    return known, environment.from_string(text)
 
 
 def names() -> list[str]:
