@@ -16,7 +16,7 @@ from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 if TYPE_CHECKING:
     import torch
 
-ENGINES = ("auto", "hf", "endpoint")
+ENGINES = ("auto", "hf", "endpoint", "inspect")
 NEEDS = frozenset({"generate", "logprobs", "hidden", "gradient", "weights"})
 
 
@@ -101,9 +101,9 @@ def load(
 
     Args:
         ref: A folder of `save_pretrained`, a PEFT adapter folder, a hub id ``ORG/NAME[@REVISION]``, a
-            served model ``http://host:port/v1#NAME``, a resolved `ModelRef`, or a live
-            ``PreTrainedModel`` (with its ``tokenizer``).
-        engine: ``hf``, ``endpoint``, or ``auto``: what the kind of reference calls for.
+            served model ``http://host:port/v1#NAME``, ``inspect:PROVIDER/NAME`` (what Inspect AI can
+            reach), a resolved `ModelRef`, or a live ``PreTrainedModel`` (with its ``tokenizer``).
+        engine: ``hf``, ``endpoint``, ``inspect``, or ``auto``: what the kind of reference calls for.
         device: ``auto`` (CUDA where present, else CPU) or a torch device.
         dtype: ``auto`` (as saved) or a torch dtype's name.
         batch_size: Prompts answered together; concurrent requests for an endpoint.
@@ -136,12 +136,16 @@ def load(
         known = resolve(ref, dtype=dtype)
     else:
         known = ref if dtype == "auto" else dataclasses.replace(ref, dtype=dtype)
-    natural = "endpoint" if known.kind == "served" else "hf"
+    natural = {"served": "endpoint", "inspect": "inspect"}.get(known.kind, "hf")
     if how.engine not in ("auto", natural):
         raise BadInput(
             f"The engine {engine!r} cannot run {known.where} (a model of the kind {known.kind!r}).",
             fix=f"Use --engine {natural}.",
         )
+    if natural == "inspect":
+        from safewright.models.inspect_model import InspectModel
+
+        return _able(InspectModel(known, concurrency=batch_size, timeout=timeout), need)
     if natural == "endpoint":
         from safewright.models.endpoint import DEFAULT_CONCURRENCY, DEFAULT_TIMEOUT, Endpoint
 

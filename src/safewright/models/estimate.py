@@ -43,7 +43,8 @@ def estimate(
     """
     prompt = sum(sum(_tokens(message["content"]) for message in chat) for chat in chats)
     if ref.kind not in ("hf", "adapter"):
-        who = "the server decides how long it takes" if ref.kind == "served" else "already in memory"
+        elsewhere = ref.kind in ("served", "inspect")
+        who = "the server decides how long it takes" if elsewhere else "already in memory"
         return Estimate(len(chats), prompt, len(chats) * new_tokens, 0, None, who)
     parameters, saved = _weights(ref)
     shape = _shape(ref)

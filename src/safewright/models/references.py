@@ -44,8 +44,8 @@ def resolve(where: str | Path, *, dtype: str = "auto") -> ModelRef:
     """The reference of a model, with the digest of its bytes.
 
     Args:
-        where: A folder, an adapter folder, a hub id ``ORG/NAME[@REVISION]`` (downloaded), or
-            ``http://host:port/v1#NAME``.
+        where: A folder, an adapter folder, a hub id ``ORG/NAME[@REVISION]`` (downloaded),
+            ``http://host:port/v1#NAME``, or ``inspect:PROVIDER/NAME`` for what Inspect AI can reach.
         dtype: The dtype it will be loaded in; ``auto`` is the saved one.
 
     Raises:
@@ -60,6 +60,10 @@ def resolve(where: str | Path, *, dtype: str = "auto") -> ModelRef:
         from safewright.models.endpoint import endpoint_ref
 
         return endpoint_ref(text)
+    if text.startswith("inspect:"):
+        from safewright.models.inspect_model import inspect_ref
+
+        return inspect_ref(text)
     return _resolve_local(text, dtype, isinstance(where, Path), base=False)
 
 
