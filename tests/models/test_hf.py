@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from safewright.errors import BadInput
-from safewright.models import load
-from safewright.models.hf import plan_batches
+from safewright.models import load, overlong_counts
+from safewright.models.prefixes import plan_batches
 from safewright.types import Decoding
 from tests import tiny
 
@@ -88,6 +88,32 @@ def test_overlong_prompts_are_counted_not_cut(tiny_folder: Path) -> None:
     assert "128" in first.error
     assert first.answer == ""
     assert second.stop in ("stop", "length")
+
+
+def test_a_prompt_that_leaves_too_little_room_is_overlong_and_says_how_long(tiny_folder: Path) -> None:
+    prompts = [({"role": "user", "content": " ".join(["ban"] * n)},) for n in (100, 105, 110, 130)]
+    model = load(tiny_folder)
+    lengths = [n + 5 for n in (100, 105, 110, 130)]
+    for room, limit, overlong in (
+        (20, 30, [False, True, True, True]),
+        (20, 12, [False, False, False, True]),  # no answer may be longer than 12 tokens
+        (1, 30, [False, False, False, True]),
+    ):
+        said = model.generate(prompts, Decoding(max_new_tokens=limit, least_room=room))
+        assert [g.stop == "overlong" for g in said] == overlong
+        counts = [(length, 128) if out else None for length, out in zip(lengths, overlong, strict=True)]
+        assert [overlong_counts(g) for g in said] == counts
+    assert "at least 20" in model.generate(prompts, Decoding(max_new_tokens=30, least_room=20))[2].error
+
+
+def test_counts_are_read_only_off_overlong_prompts() -> None:
+    from safewright.types import Generation
+
+    words = "the prompt has 9 tokens, the context 8"
+    assert overlong_counts(Generation("", "", "", True, "overlong", 0, words)) == (9, 8)
+    assert overlong_counts(Generation("", "", "", True, "overlong", 0, f"HTTP 400: {words}")) is None
+    assert overlong_counts(Generation(words, "", words, True, "stop", 9)) is None
+    assert overlong_counts(Generation("", "", "", True, "error", 0, words)) is None
 
 
 def test_batches_keep_room_for_each_answer() -> None:

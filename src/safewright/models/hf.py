@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, NumericalFailure, need_extra
 from safewright.models import chat as chats_
+from safewright.models.overlong import least_room, overlong
+from safewright.models.prefixes import Batch, holds_all, plan_batches, related, shares_prefixes, split, spread
 from safewright.models.recipes import checked
 from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 
@@ -19,41 +20,6 @@ if TYPE_CHECKING:
 DEFAULT_BATCH = 32
 TOKENS_PER_FORWARD = 8192
 """Prompt tokens scored together by `logprobs` and `hidden`; bounds the memory of the logits."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Prompts answered together: their indexes, and how many tokens each may write."""
-
-    indexes: tuple[int, ...]
-    new_tokens: int
-
-
-def plan_batches(
-    lengths: Sequence[int], size: int, new_tokens: int, limit: int | None, *, pad: bool = True
-) -> list[Batch]:
-    """Batches of prompts of like length, longest first, so that an out-of-memory shows at once.
-
-    Prompts that leave less room than ``new_tokens`` in the context (``limit``) are batched only with
-    prompts of the same room, so that an answer's length does not depend on its neighbours. Prompts
-    that fill the context, or have no tokens, are left out. Without ``pad`` all prompts of a batch have
-    one length.
-    """
-    room = [new_tokens if limit is None else min(new_tokens, limit - length) for length in lengths]
-    order = sorted(
-        (i for i, r in enumerate(room) if r > 0 and lengths[i] > 0), key=lambda i: (-lengths[i], i)
-    )
-    batches: list[list[int]] = []
-    for index in order:
-        first = batches[-1][0] if batches else index
-        alike = room[first] == room[index] and (pad or lengths[first] == lengths[index])
-        if batches and len(batches[-1]) < size and alike:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return [Batch(tuple(batch), room[batch[0]]) for batch in batches]
-
-
 EMPTY = "the prompt has no tokens"
 NAN = "the model's logits are not numbers (NaN or infinity)"
 _ABSENT = object()
@@ -117,7 +83,11 @@ class _Watch:
 
 
 class HfModel:
-    """A `Loaded` over a transformers model; see `safewright.models.engine.Loaded`."""
+    """A `Loaded` over a transformers model; see `safewright.models.engine.Loaded`.
+
+    ``prompted`` counts the tokens of the prompts it has answered, ``prefilled`` those it had to run for them:
+    fewer where prompts of one batch begin alike (see `safewright.models.prefixes`).
+    """
 
     able = frozenset({"generate", "logprobs", "hidden", "gradient", "weights"})
 
@@ -136,6 +106,8 @@ class HfModel:
             eos_token_id=sorted(self.stops) or None, pad_token_id=self.pad, do_sample=False
         )
         self.limit = _context(model)
+        self.shares = shares_prefixes(model)
+        self.prompted = self.prefilled = 0
         template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None
         recipe = ref.recipe.visible if ref.recipe else None
         self.visible = dict(recipe or chats_.declared_markers(template) or chats_.THINK)
@@ -144,6 +116,7 @@ class HfModel:
             "device": str(model.device).split(":")[0],
             "dtype": ref.dtype,
             "batch_size": batch_size,
+            "prefix_reuse": self.shares,
             "chat_template": "the model's own"
             if tokenizer.chat_template
             else "none: turns joined by newlines",
@@ -163,14 +136,21 @@ class HfModel:
         texts = [chats_.render(self.tokenizer, chat) for chat in chats]
         prompts = [self._ids(text) for text in texts]
         lengths = [len(prompt) for prompt in prompts]
-        # PEFT counts positions through padding when it puts tokens of its own before the prompt.
+        least = least_room(how)
         batches = plan_batches(
-            lengths, self.batch_size, how.max_new_tokens, self.limit, pad=not _virtual_tokens(self.model)
+            lengths,
+            self.batch_size,
+            how.max_new_tokens,
+            self.limit,
+            # PEFT counts positions through padding when it puts tokens of its own before the prompt.
+            pad=not _virtual_tokens(self.model),
+            least_room=least,
+            families=related(prompts) if self.shares else (),
         )
         asked = {index for batch in batches for index in batch.indexes}
         left_out = [i for i in range(len(chats)) if i not in asked and i not in done]
         if left_out:
-            yield [(i, self._overlong(lengths[i]) if lengths[i] else _failed(EMPTY)) for i in left_out]
+            yield [(i, self._left_out(lengths[i], least)) for i in left_out]
         for batch in batches:
             if done.issuperset(batch.indexes):
                 continue
@@ -182,9 +162,10 @@ class HfModel:
                 if i not in done
             ]
 
-    def _overlong(self, length: int) -> Generation:
-        why = f"the prompt has {length} tokens, the context {self.limit}"
-        return Generation("", "", "", True, "overlong", 0, why)
+    def _left_out(self, length: int, least: int) -> Generation:
+        if not length or self.limit is None:
+            return _failed(EMPTY)
+        return overlong(length, self.limit, least)
 
     def _run(self, batch: Batch, prompts: Sequence[list[int]], how: Decoding) -> list[list[int] | None]:
         import torch
@@ -237,13 +218,7 @@ class HfModel:
         import torch
         import transformers
 
-        width = max(len(prompts[i]) for i in batch.indexes)
-        ids = torch.full((len(batch.indexes), width), self.pad)
-        mask = torch.zeros_like(ids)
-        for line, index in enumerate(batch.indexes):
-            length = len(prompts[index])
-            ids[line, width - length :] = torch.tensor(prompts[index])
-            mask[line, width - length :] = 1
+        lines = [prompts[i] for i in batch.indexes]
         config = transformers.GenerationConfig(
             max_new_tokens=batch.new_tokens,
             do_sample=how.temperature > 0,
@@ -255,23 +230,61 @@ class HfModel:
                 else {}
             ),
         )
-        device = self.model.device
         watch = _Watch()
         with torch.random.fork_rng(enabled=how.temperature > 0), torch.inference_mode():
+            past = self._past(lines)
             if how.temperature > 0:
                 # Each batch has its own stream: what one says never depends on which ran before it.
                 torch.manual_seed((how.seed * 1_000_003 + batch.indexes[0]) % 2**63)
-            output = self.model.generate(
-                input_ids=ids.to(device),
-                attention_mask=mask.to(device),
+            output = self._go_on(
+                lines,
+                past,
                 generation_config=config,
                 logits_processor=transformers.LogitsProcessorList([watch]),
             )
-        lines: list[list[int]] = output[:, width:].tolist()
-        failed = watch.failed(len(lines))
+        self.prompted += sum(map(len, lines))
+        said: list[list[int]] = output[:, max(map(len, lines)) :].tolist()
+        failed = watch.failed(len(said))
         if any(failed):
             self._check_numbers()
-        return [None if bad else self._cut(line) for line, bad in zip(lines, failed, strict=True)]
+        return [None if bad else self._cut(line) for line, bad in zip(said, failed, strict=True)]
+
+    def _past(self, lines: Sequence[list[int]]) -> Any:
+        """The cache that lines go on from: that of what they share, run once; None where they share too little."""
+        import transformers
+
+        plan = split(lines) if self.shares else None
+        if plan is None:
+            return None
+        one = transformers.GenerationConfig(
+            max_new_tokens=1, do_sample=False, pad_token_id=self.pad, return_dict_in_generate=True
+        )
+        # The prefixes of many prompts may share a header of their own.
+        output = self._go_on(plan.prefixes, self._past(plan.prefixes), generation_config=one)
+        past = output.past_key_values
+        known = holds_all(past, len(plan.prefixes), max(map(len, plan.prefixes)))
+        return spread(past, plan) if known else None
+
+    def _go_on(self, lines: Sequence[list[int]], past: Any, **more: Any) -> Any:
+        """What `generate` returns for lines padded on the left, whose first columns ``past`` holds already."""
+        import torch
+
+        width = max(map(len, lines))
+        ids = torch.full((len(lines), width), self.pad)
+        mask = torch.zeros_like(ids)
+        for place, line in enumerate(lines):
+            ids[place, width - len(line) :] = torch.tensor(line)
+            mask[place, width - len(line) :] = 1
+        known = past.get_seq_length() if past is not None else 0
+        device = self.model.device
+        output = self.model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            **({"past_key_values": past} if past is not None else {}),
+            **more,
+        )
+        self.prefilled += int(mask[:, known:].sum())
+        return output
 
     def _check_numbers(self) -> None:
         """Pass when every weight is a number; one that is not spoils every answer."""
