@@ -3,7 +3,18 @@
 numpy and scipy only.
 """
 
+from safewright.stats.agreement import Confusion, cohen_kappa, confusion, krippendorff_alpha
 from safewright.stats.claims import Claim, Verdict, over_seeds
+from safewright.stats.correction import (
+    CorrectedPair,
+    JudgeQuality,
+    correct_joint,
+    corrected_pair,
+    corrected_rate,
+    noise_floor,
+    quality_of,
+    rogan_gladen,
+)
 from safewright.stats.intervals import (
     bounded_mean,
     clopper_pearson,
@@ -17,18 +28,30 @@ from safewright.stats.readings import mean_reading, rate_reading
 
 __all__ = [
     "Claim",
+    "Confusion",
+    "CorrectedPair",
+    "JudgeQuality",
     "Verdict",
     "bounded_mean",
     "clopper_pearson",
     "cluster_bootstrap",
+    "cohen_kappa",
+    "confusion",
+    "correct_joint",
+    "corrected_pair",
+    "corrected_rate",
     "holm",
+    "krippendorff_alpha",
     "mcnemar_exact",
     "mean_reading",
     "minimum_detectable",
     "newcombe_paired",
+    "noise_floor",
     "over_seeds",
     "paired_cluster_bootstrap",
     "paired_permutation",
+    "quality_of",
     "rate_reading",
+    "rogan_gladen",
     "wilson",
 ]
