@@ -315,7 +315,7 @@ def test_a_full_disk_can_be_repeated(local: Callable[..., Preset], monkeypatch: 
 
 
 def test_presets_say_where_they_know_it_from() -> None:
-    assert {p.role for p in PRESETS.values()} == {"harm", "benign", "utility"}
+    assert {p.role for p in PRESETS.values()} == {"harm", "benign", "utility", "long_context"}
     for name, preset in PRESETS.items():
         assert preset.name == name
         assert (preset.revision is None) == (preset.revision_source == "")

@@ -100,6 +100,6 @@ def test_no_data_falls_back_to_the_preset_of_the_role(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         "safewright.data.sources.load_preset", lambda name, **kwargs: asked.append((name, kwargs))
     )
-    for role in ("harm", "benign", "utility"):
+    for role in ("harm", "benign", "utility", "long_context"):
         load_data(None, role, limit=3, seed=4)
-    assert asked == [(name, {"limit": 3, "seed": 4}) for name in ("jbb", "xstest", "gsm8k")]
+    assert asked == [(name, {"limit": 3, "seed": 4}) for name in ("jbb", "xstest", "gsm8k", "longsafety")]

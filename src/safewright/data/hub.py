@@ -83,12 +83,13 @@ def load_from(
                 notes.append(f"The hub gates this set ({gated}); the account in use has access.")
             known = _download(preset, commit)
         records = known
-    rows = preset_rows(preset, records.items)
+    rows, said = preset_rows(preset, records.items)
     if preset.revision is None:
         notes.insert(
             0,
             f"Unpinned: read at commit {records.commit}." if records.commit else "Read from a local folder.",
         )
+    notes += said
     chosen = sample(rows, limit, seed)
     return LoadedData(
         rows=tuple(chosen),
@@ -274,7 +275,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _own_rows(preset: Preset) -> str:
-    return f"Or give rows of your own: --data {preset.role}=rows.jsonl"
+    own = f"Or give rows of your own: --data {preset.role}=rows.jsonl"
+    return f"{own}. {preset.own}" if preset.own else own
 
 
 def _gate_line(preset: Preset) -> str:

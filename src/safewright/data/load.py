@@ -30,18 +30,26 @@ def load_rows(path: Path | str, *, need_reference: bool = False) -> list[Row]:
             or a row cannot be used; with the line (JSONL), item (JSON) or row (parquet).
         Missing: A parquet file, and pyarrow is not installed.
     """
-    file = Path(path)
-    readers = {".json": _json_list, ".parquet": _parquet}
-    suffix = _checked_suffix(file)
-    drafts = [
-        read_object(obj, f"{file}, {spot}", need_reference=need_reference)
-        for spot, obj in readers.get(suffix, _json_lines)(file)
-    ]
+    drafts = [read_object(obj, where, need_reference=need_reference) for where, obj in read_objects(path)]
     if not drafts:
         raise BadInput(
-            f"{file} holds no rows.", why="There is nothing to measure.", fix=f"Give rows with {FORMATS}."
+            f"{path} holds no rows.", why="There is nothing to measure.", fix=f"Give rows with {FORMATS}."
         )
     return with_ids(drafts)
+
+
+def read_objects(path: Path | str) -> Iterator[tuple[str, Any]]:
+    """What a data file holds, each with its place (``FILE, line 3``), in file order; whatever its shape.
+
+    Raises:
+        BadInput: As `load_rows` does for files that cannot be read.
+        Missing: A parquet file, and pyarrow is not installed.
+    """
+    file = Path(path)
+    readers = {".json": _json_list, ".parquet": _parquet}
+    reader = readers.get(_checked_suffix(file), _json_lines)
+    for spot, obj in reader(file):
+        yield f"{file}, {spot}", obj
 
 
 def _checked_suffix(file: Path) -> str:

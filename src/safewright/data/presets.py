@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from safewright.data import longsafety
 from safewright.data.rows import Draft, read_object, with_ids
 from safewright.errors import BadInput, nearest
 from safewright.types import Row
@@ -29,7 +30,7 @@ class Preset:
 
     name: str
     role: str
-    """What its rows are for: ``harm``, ``benign`` or ``utility``."""
+    """What its rows are for: ``harm``, ``benign``, ``utility`` or ``long_context``."""
     repo: str
     """Repository on the hub, or a local folder that holds the same files."""
     config: str | None
@@ -52,6 +53,8 @@ class Preset:
     solution: str | None = None
     """Column of a worked answer, kept in meta as ``solution``."""
     lang: str = "en"
+    own: str = ""
+    """How a copy of it at hand is given, where that takes more than a file of rows."""
 
     @property
     def homepage(self) -> str:
@@ -167,12 +170,31 @@ _ALL = (
         reference=gsm8k_answer,
         solution="answer",
     ),
+    Preset(
+        name="longsafety",
+        role=longsafety.ROLE,
+        repo=longsafety.HUB,
+        config=None,
+        split="train",
+        columns=("instruction",),
+        columns_source="this method's specification, of the data set's card",
+        summary="LongSafety: 1,543 instructions about long documents, seven safety issues by six tasks.",
+        licence="MIT",
+        licence_source="this method's specification, of the data set's card; it covers the compilation, the "
+        "documents are third-party texts",
+        own=longsafety.OWN_FILES,
+    ),
 )
 
 PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}
 """All presets by name."""
 
-DEFAULTS: Mapping[str, str] = {"harm": "jbb", "benign": "xstest", "utility": "gsm8k"}
+DEFAULTS: Mapping[str, str] = {
+    "harm": "jbb",
+    "benign": "xstest",
+    "utility": "gsm8k",
+    longsafety.ROLE: "longsafety",
+}
 """The preset that a role falls back to when no data is given."""
 
 
@@ -190,8 +212,11 @@ def find_preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def preset_rows(preset: Preset, records: Sequence[Record]) -> list[Row]:
-    """The rows of a preset's records: the question, the known answer where there is one, the rest as meta.
+def preset_rows(preset: Preset, records: Sequence[Record]) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of a preset's records, and what is to be noted about them.
+
+    A row has the question, the known answer where there is one, and the rest as meta; those of long contexts
+    are as `longsafety.load_long` gives them.
 
     Raises:
         BadInput: The expected column is absent, a value has the wrong type, or no record is left.
@@ -210,6 +235,9 @@ def preset_rows(preset: Preset, records: Sequence[Record]) -> list[Row]:
             fix=f"The set may have changed: see {preset.homepage}, or give rows of your own with "
             f"--data {preset.role}=rows.jsonl.",
         )
+    if preset.role == longsafety.ROLE:
+        given = [{"lang": preset.lang, **record} for record in records]
+        return longsafety.survey_records(given, where).usable()
     drafts: list[Draft] = []
     for number, record in enumerate(records, 1):
         if preset.keep is not None and record[preset.keep[0]] != preset.keep[1]:
@@ -234,7 +262,7 @@ def preset_rows(preset: Preset, records: Sequence[Record]) -> list[Row]:
         )
     if not drafts:
         raise BadInput(f"{where} holds no rows.", fix=f"The set may have changed: see {preset.homepage}.")
-    return with_ids(drafts, prefix=preset.name)
+    return with_ids(drafts, prefix=preset.name), ()
 
 
 _RESERVED = frozenset(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from safewright.data import longsafety
 from safewright.data.hub import load_preset
 from safewright.data.load import SUFFIXES, load_rows
 from safewright.data.loaded import LoadedData, check_limit, sample
@@ -31,8 +32,9 @@ def load_data(
 
     Args:
         data: A preset's name, a file's path (``./NAME`` for a file named like a preset), loaded data, rows,
-            or None for the role's default preset.
-        role: What the rows are for: ``harm``, ``benign``, ``utility``, or a role of a method.
+            or None for the role's default preset; for ``long_context`` also a folder.
+        role: What the rows are for: ``harm``, ``benign``, ``utility``, ``long_context`` (each row needs a
+            context, see `longsafety.load_long`), or a role of a method.
         limit: At most so many rows: a sample that depends on ``seed`` and the rows' ids, in their order.
         seed: Of the sample.
         quick: 100 rows where no limit is given.
@@ -53,11 +55,15 @@ def load_data(
     if isinstance(data, (str, Path)):
         if isinstance(data, str) and (data in PRESETS or not _is_path(data)):
             return _preset(data, role, limit, seed)
-        rows = load_rows(data, need_reference=role == "utility")
-        return _limited(_described(rows, str(data), "file", role), limit, seed)
+        if role == longsafety.ROLE:
+            rows, notes = longsafety.load_long(data)
+        else:
+            rows, notes = load_rows(data, need_reference=role == "utility"), ()
+        return _limited(_described(rows, notes, str(data), "file", role), limit, seed)
     if not data:
         raise BadInput(f"The rows for {role!r} are empty.", why="There is nothing to measure.")
-    return _limited(_described(data, "rows", "rows", role), limit, seed)
+    rows, notes = longsafety.complete(data) if role == longsafety.ROLE else (list(data), ())
+    return _limited(_described(rows, notes, "rows", "rows", role), limit, seed)
 
 
 def _is_path(name: str) -> bool:
@@ -76,8 +82,11 @@ def _preset(name: str, role: str, limit: int | None, seed: int) -> LoadedData:
     return load_preset(name, limit=limit, seed=seed)
 
 
-def _described(rows: Sequence[Row], source: str, kind: Literal["file", "rows"], role: str) -> LoadedData:
-    return LoadedData(tuple(rows), rows_digest(rows), source, kind, role=role, total=len(rows))
+def _described(
+    rows: Sequence[Row], notes: tuple[str, ...], source: str, kind: Literal["file", "rows"], role: str
+) -> LoadedData:
+    digest = rows_digest(rows)
+    return LoadedData(tuple(rows), digest, source, kind, role=role, total=len(rows), notes=notes)
 
 
 def _limited(data: LoadedData, limit: int | None, seed: int) -> LoadedData:

@@ -36,6 +36,9 @@ _PUNCTUATION = (
 # Punctuation is dropped; other symbols are words of their own, so that rows of symbols stay distinct.
 _WORD = re.compile(rf"[{_SINGLE}]|(?:(?![{_SINGLE}])[^\W_]|[{_MARKS}])+|[^\w\s{_PUNCTUATION}]")
 
+# Punctuation that is written without spaces around it: Chinese and Japanese marks, full-width forms.
+_PAUSES = r"\u3001-\u3003\u3008-\u301f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_RUN = re.compile(rf"[{_SINGLE}]|[^\s{_SINGLE}{_PAUSES}]+")
 
 # Soft hyphens and marks without width: two texts that differ by them look the same. Not U+200C, which
 # Persian writes where others write a space.
@@ -55,6 +58,14 @@ class Overlap:
 def words(text: str) -> list[str]:
     """The words of a text after NFKC and case folding, without punctuation, spacing and invisible marks."""
     return _WORD.findall(unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).casefold())
+
+
+def count_words(text: str) -> int:
+    """How long a text is: runs between white space, as ``str.split`` counts them.
+
+    Where a script has no spaces each character counts as a word, and its punctuation as white space.
+    """
+    return len(text.split()) if text.isascii() else len(_RUN.findall(text))
 
 
 def normalise(text: str) -> str:
