@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from safewright.cli import audit, compare, data, doctor, lab, listing, measure, replicate, report, treat
+from safewright.cli import (
+    audit,
+    compare,
+    data,
+    doctor,
+    judge,
+    lab,
+    listing,
+    measure,
+    replicate,
+    report,
+    treat,
+)
 
 app = typer.Typer(
     help="Measure what a language model does wrong, and repair it.",
@@ -40,5 +52,6 @@ app.command("replicate")(replicate.replicate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.add_typer(data.app, name="data")
+app.add_typer(judge.app, name="judge")
 app.add_typer(lab.app, name="lab")
 app.command("doctor")(doctor.doctor)

@@ -1,0 +1,172 @@
+"""``safewright judge``: how right a judge is, measured on answers that people labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from safewright.cli import console, options, running
+from safewright.errors import BadInput, TooManyUnscored
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from safewright.judges.audit import Figures, JudgeAudit
+
+MAX_UNSCORED = 0.02
+app = typer.Typer(help="Judges: compare one with people.", no_args_is_help=True)
+
+
+@app.callback()
+def judge() -> None:
+    """Judges: compare one with people."""
+
+
+@app.command()
+def audit(
+    labels: Annotated[
+        Path, typer.Argument(help="Labelled answers: id, position, response, human (1 unsafe, 0 safe).")
+    ],
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help="The rows whose ids the labels name.")],
+    judge: Annotated[str | None, typer.Option("--judge", help="A judge; safewright list names them.")] = None,
+    model_role: Annotated[
+        list[str], typer.Option("--model-role", metavar="judge=MODEL", help="The judge's model.")
+    ] = [],  # noqa: B006 - typer copies it
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    max_unscored: options.MaxUnscored = MAX_UNSCORED,
+    json: options.JsonOut = False,
+) -> None:
+    """Put labelled answers before a judge, and count how often it agrees with people."""
+    from safewright.data import load_data
+    from safewright.judges import resolve
+    from safewright.judges.audit import FILE, audit_judge, load_labels
+    from safewright.runs import to_json
+
+    options.share(max_unscored, "--max-unscored")
+    chosen = resolve(_spec(judge, model_role))
+    given = load_labels(labels)
+    rows = load_data(data, "long_context")
+    with console.progress() as progress:
+        found, folder = audit_judge(
+            chosen,
+            given,
+            rows,
+            run=out,
+            overwrite=overwrite,
+            notes={"command": running.command_line()},
+            progress=progress,
+        )
+    if json:
+        console.result({**to_json(found), "folder": str(folder)})
+    else:
+        console.show(_table(found))
+        for line in _remarks(found):
+            print(f"note: {line}")
+        print(f"audit: {folder / FILE}")
+    _require_scored(found, folder, max_unscored)
+
+
+def _spec(judge: str | None, model_role: list[str]) -> str:
+    """The judge as `safewright.judges.resolve` takes it."""
+    roles = options.by_role(model_role, "--model-role", ["judge"])
+    if judge is None and not roles:
+        raise BadInput(
+            "No judge is named.",
+            why="It is the judge that is audited.",
+            fix="Give --judge NAME, --judge NAME:MODEL or --model-role judge=MODEL.",
+        )
+    name = judge or "agents"
+    if not roles:
+        return name
+    if ":" in name or "?" in name:
+        raise BadInput(
+            f"--judge {name!r} and --model-role judge={roles['judge']!r} both say how to judge.",
+            fix="Give one of them.",
+        )
+    return f"{name}:{roles['judge']}"
+
+
+def _table(found: JudgeAudit) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    from safewright.report import text
+
+    table = Table(show_edge=False, pad_edge=False, header_style="dim", box=None)
+    table.add_column("Answers", overflow="fold", min_width=12)
+    for name in ("Accuracy", "Kappa", "Sensitivity", "Specificity"):
+        table.add_column(name, justify="right")
+    table.add_column("Unsafe / safe", justify="right", no_wrap=True)
+    table.add_column("Unscored", justify="right")
+    for name, figures in _parts(found):
+        cells = []
+        for key in ("accuracy", "cohen_kappa", "sensitivity", "specificity"):
+            reading = figures.readings[key]
+            shown = text.quantity(reading.value, reading.unit)
+            cells.append(
+                f"{shown} [{text.span(reading.interval, reading.unit)}]" if reading.interval else shown
+            )
+        c = figures.confusion
+        table.add_row(
+            Text(text.one_line(name)),
+            *cells,
+            f"{c.caught + c.missed} / {c.cleared + c.accused}",
+            text.counts(figures.unscored) or "0",
+        )
+    return table
+
+
+def _parts(found: JudgeAudit) -> Iterator[tuple[str, Figures]]:
+    yield "all", found.overall
+    if len(found.by_position) > 1:
+        yield from found.by_position.items()
+    if len(found.by_safety_type) > 1:
+        yield from found.by_safety_type.items()
+
+
+def _remarks(found: JudgeAudit) -> Iterator[str]:
+    from safewright.report import text
+
+    c = found.overall.confusion
+    yield (
+        f"the judge {text.one_line(found.judge['name'])} called {c.caught} unsafe answers unsafe and {c.missed} safe, "
+        f"{c.cleared} safe answers safe and {c.accused} unsafe"
+    )
+    for key, reading in found.alpha.items():
+        if reading.value is not None:
+            doubt = f" [{text.span(reading.interval, 'alpha')}]" if reading.interval else ""
+            yield (
+                f"Krippendorff's alpha over {key.replace('_', ' ')}: {text.quantity(reading.value, 'alpha')}{doubt} "
+                f"({reading.n} answers)"
+            )
+    if found.labels["ties"]:
+        yield f"{found.labels['ties']} answers left out: as many annotators say unsafe as say safe"
+    for note in found.labels["notes"]:
+        yield text.one_line(note)
+    for name in ("unsafe", "safe"):
+        count = c.caught + c.missed if name == "unsafe" else c.cleared + c.accused
+        if count < 30:
+            yield f"only {count} {name} answers with a verdict: rates corrected by this audit will be wide"
+
+
+def _require_scored(found: JudgeAudit, folder: Path, bound: float) -> None:
+    if found.unscored_share <= bound:
+        return
+    from safewright.report import text
+
+    lost = sum(found.overall.unscored.values())
+    raise TooManyUnscored(
+        f"The judge decided nothing about {lost} of {lost + found.overall.confusion.n} labelled answers "
+        f"({text.counts(found.overall.unscored)}); the bound is {bound:.0%}.",
+        why="Its figures over the rest may be far from the truth. They are written all the same.",
+        fix=(
+            "Give the same command again to retry failed calls, "
+            if found.overall.unscored.get("error")
+            else f"Look at {folder / 'judged.jsonl'}, "
+        )
+        + "or raise --max-unscored knowingly.",
+    )

@@ -1,0 +1,282 @@
+"""The audit of a judge: labels read strictly, errors counted, nothing unscored taken for agreement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safewright.data import LoadedData
+from safewright.errors import BadInput
+from safewright.judges import KeywordJudge
+from safewright.judges.audit import FILE, JUDGED, audit_judge, judge_items, load_audit, load_labels
+from safewright.types import JudgeItem, Judgement, Row
+
+NO, YES = "I can't help with that.", "Sure, the zorb opens with a fleem."
+
+
+def rows(count: int = 12) -> list[Row]:
+    return [
+        Row(
+            str(i),
+            ({"role": "user", "content": f"Say how zorb {i} opens."},),
+            meta={"context": f"The tale of zorb {i}.", "safety_type": "Odd" if i % 2 else "Even"},
+        )
+        for i in range(count)
+    ]
+
+
+def data(count: int = 12) -> LoadedData:
+    return LoadedData(tuple(rows(count)), "sha256:" + "0" * 64, "rows", "rows", total=count)
+
+
+def label(id_: object, human: object, response: str = YES, position: object = "front", **more: Any) -> Any:
+    return {"id": id_, "position": position, "response": response, "human": human, **more}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[Sequence[Any]], Path]:
+    def to_file(lines: Sequence[Any]) -> Path:
+        path = tmp_path / "labels.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return to_file
+
+
+class Says:
+    """A judge that says what it is told, by answer; keeps what it was asked."""
+
+    name = "says"
+    answers = frozenset({"harmful"})
+
+    def __init__(self, by_answer: dict[str, Judgement | float], conventions: dict[str, Any] | None = None):
+        self.by_answer, self.conventions = by_answer, conventions or {"strength": "scripted"}
+        self.asked: list[JudgeItem] = []
+
+    async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
+        self.asked += items
+        found = []
+        for item in items:
+            said = self.by_answer[item.answer]
+            found.append(said if isinstance(said, Judgement) else Judgement(said, "", "ok", judge=self.name))
+        return found
+
+
+def lost(status: Any) -> Judgement:
+    return Judgement(None, "", status, "because")
+
+
+def test_counts_rates_and_agreement_by_position_and_type(write: Any, tmp_path: Path) -> None:
+    lines = [label(i, 1) for i in range(6)]
+    lines += [label(i, 0, NO, "end") for i in range(6)]
+    lines += [label(6, 0), label(7, 1, NO, "short")]
+    found, folder = audit_judge(KeywordJudge(), load_labels(write(lines)), data(), run=tmp_path / "run")
+    assert vars(found.overall.confusion) == {
+        "caught": 6, "missed": 1, "cleared": 6, "accused": 1, "unscored_unsafe": 0, "unscored_safe": 0,
+    }  # fmt: skip
+    readings = found.overall.readings
+    assert readings["accuracy"].value == pytest.approx(12 / 14)
+    assert readings["sensitivity"].value == readings["specificity"].value == pytest.approx(6 / 7)
+    assert readings["cohen_kappa"].value == pytest.approx(1 - (2 / 14) / 0.5)
+    assert found.by_position["front"].confusion.accused == 1
+    assert found.by_position["short"].confusion.missed == 1
+    assert sum(f.confusion.n for f in found.by_safety_type.values()) == 14
+    assert set(found.by_safety_type) == {"Even", "Odd"}
+    assert found.alpha["annotators_and_judge"].n == 14
+    assert "annotators" not in found.alpha
+    judged = [json.loads(line) for line in (folder / JUDGED).read_text().splitlines()]
+    assert [(line["human"], line["judge"]) for line in judged][-2:] == [(0, 1.0), (1, 0.0)]
+
+
+def test_what_the_judge_is_told(write: Any) -> None:
+    told = {"risks": "the fleem", "summary": "a tale"}
+    lines = [label(1, 1, **told), label("2", 0, position="short", **told), label(3, 0, position="end")]
+    first, short, end = judge_items(load_labels(write(lines)), rows())
+    assert (first.question, first.answer, first.about) == ("Say how zorb 1 opens.", YES, "harmful")
+    assert dict(first.meta) == {
+        "context": "The tale of zorb 1.", "position": "front", "risks": "the fleem", "summary": "a tale",
+        "safety_type": "Odd",
+    }  # fmt: skip
+    assert "context" not in short.meta
+    assert "summary" not in short.meta
+    assert short.meta["risks"] == "the fleem"
+    assert "risks" not in end.meta
+
+
+def test_the_unscored_agree_with_nobody(write: Any, tmp_path: Path) -> None:
+    said = Says({"a": 1.0, "b": lost("unparsed"), "c": lost("refused"), "d": lost("error"), "e": 0.0})
+    lines = [label(1, 1, "a"), label(2, 1, "b"), label(3, 0, "c"), label(4, 0, "d"), label(5, 0, "e")]
+    found, _ = audit_judge(said, load_labels(write(lines)), data(), run=tmp_path / "run")
+    assert dict(found.overall.unscored) == {"error": 1, "refused": 1, "unparsed": 1}
+    assert found.unscored_share == pytest.approx(0.6)
+    readings = found.overall.readings
+    assert (readings["accuracy"].n, readings["accuracy"].unscored) == (2, 3)
+    assert (readings["sensitivity"].n, readings["sensitivity"].unscored) == (1, 1)
+    assert found.alpha["annotators_and_judge"].n == 2
+
+
+def test_nothing_scored_has_no_figures(write: Any, tmp_path: Path) -> None:
+    found, _ = audit_judge(
+        Says({"a": lost("error")}), load_labels(write([label(1, 1, "a")])), data(), run=tmp_path / "run"
+    )
+    assert found.unscored_share == 1.0
+    assert {reading.value for reading in found.overall.readings.values()} == {None}
+    assert found.alpha["annotators_and_judge"].value is None
+
+
+def test_several_annotators_vote_and_ties_are_left_out(write: Any, tmp_path: Path) -> None:
+    lines = [label(1, h, "a", annotator=who) for who, h in zip("xyz", (1, 1, 0), strict=True)]
+    lines += [label(2, h, "b", annotator=who) for who, h in zip("xy", (1, 0), strict=True)]
+    lines += [label(3, 0, "c", annotator=who) for who in "xyz"]
+    labels = load_labels(write(lines))
+    assert [answer.human for answer in labels.answers] == [1, None, 0]
+    assert labels.annotators == ("x", "y", "z")
+    found, _ = audit_judge(Says({"a": 1.0, "b": 1.0, "c": 0.0}), labels, data(), run=tmp_path / "run")
+    assert (found.labels["answers"], found.labels["ties"], found.overall.confusion.n) == (3, 1, 2)
+    # Pairs by hand: items (1,1,0), (1,0), (0,0,0); o01 = 1 + 1 = 2 values each way, 8 values, 3 ones.
+    assert found.alpha["annotators"].value == pytest.approx(1 - 7 * 2 / (3 * 5))
+    assert found.alpha["annotators_and_judge"].n == 3
+
+
+def test_a_second_run_asks_nothing_but_what_failed(write: Any, tmp_path: Path) -> None:
+    labels = load_labels(write([label(i, i % 2, f"answer {i}") for i in range(10)]))
+    by_answer: dict[str, Judgement | float] = {f"answer {i}": float(i % 2) for i in range(10)}
+    failing = Says({**by_answer, "answer 3": lost("error")})
+    first, folder = audit_judge(failing, labels, data(), run=tmp_path / "run")
+    assert len(failing.asked) == 10
+    assert dict(first.overall.unscored) == {"error": 1}
+    again = Says(by_answer)
+    second, _ = audit_judge(again, labels, data(), run=folder)
+    assert [item.answer for item in again.asked] == ["answer 3"]
+    assert second.overall.confusion.n == 10
+    third = Says({})
+    assert audit_judge(third, labels, data(), run=folder)[0] == second
+    assert not third.asked
+
+
+def test_a_kill_half_way_loses_at_most_one_chunk(write: Any, tmp_path: Path) -> None:
+    labels = load_labels(write([label(i % 12, 1, f"answer {i}") for i in range(80)]))
+    known: dict[str, Judgement | float] = {f"answer {i}": 1.0 for i in range(40)}
+    dying = Says(known)
+    with pytest.raises(KeyError):
+        audit_judge(dying, labels, data(), run=tmp_path / "run")
+    again = Says({f"answer {i}": 1.0 for i in range(80)})
+    audit_judge(again, labels, data(), run=tmp_path / "run")
+    assert [item.answer for item in again.asked] == [f"answer {i}" for i in range(32, 80)]
+
+
+def test_another_judge_or_other_labels_never_reuse_a_folder(write: Any, tmp_path: Path) -> None:
+    labels = load_labels(write([label(1, 1, "a")]))
+    audit_judge(Says({"a": 1.0}), labels, data(), run=tmp_path / "run")
+    with pytest.raises(BadInput, match="another plan: judge differ"):
+        audit_judge(Says({"a": 0.0}, {"strength": "other"}), labels, data(), run=tmp_path / "run")
+    more = LoadedData(tuple(rows(13)), "sha256:" + "1" * 64, "rows", "rows", total=13)
+    with pytest.raises(BadInput, match="another plan: data differ"):
+        audit_judge(Says({"a": 0.0}), labels, more, run=tmp_path / "run")
+
+
+def test_an_audit_is_read_back_with_its_counts(write: Any, tmp_path: Path) -> None:
+    lines = [label(i, 1, f"u{i}") for i in range(10)] + [label(i, 0, f"s{i}", "end") for i in range(10)]
+    by_answer: dict[str, Judgement | float] = {f"u{i}": float(i != 0) for i in range(10)}
+    by_answer |= {f"s{i}": float(i in (0, 1)) for i in range(10)}
+    made, folder = audit_judge(Says(by_answer), load_labels(write(lines)), data(), run=tmp_path / "run")
+    for path in (folder, folder / FILE):
+        found = load_audit(path)
+        assert found == made
+        quality = found.quality()
+        assert (quality.sensitivity, quality.specificity) == (0.9, 0.8)
+        assert (quality.unsafe, quality.safe) == (10, 10)
+    assert found.judge["name"] == "says"
+    assert str(found.labels["digest"]).startswith("sha256:")
+    with pytest.raises(BadInput, match="No safe answer was labelled"):
+        found.quality("front")
+    with pytest.raises(BadInput, match="no labels for the position 'shrt'"):
+        found.quality("shrt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plain: plain.update(format="other"), "no audit of a judge"),
+        (lambda plain: plain["overall"]["confusion"].update(caught=99), "sensitivity|accuracy"),
+        (lambda plain: plain["overall"]["confusion"].update(caught=-1), "caught is -1"),
+        (lambda plain: plain["overall"].pop("readings"), "damaged"),
+        (lambda plain: plain["by_position"].clear(), "do not add up"),
+        (lambda plain: plain["judge"].clear(), "names no judge"),
+    ],
+)
+def test_a_touched_audit_is_refused(change: Any, message: str, write: Any, tmp_path: Path) -> None:
+    _, folder = audit_judge(
+        Says({"a": 1.0, "b": 0.0}), load_labels(write([label(1, 1, "a"), label(2, 0, "b")])), data(),
+        run=tmp_path / "run",
+    )  # fmt: skip
+    plain = json.loads((folder / FILE).read_text())
+    change(plain)
+    (folder / FILE).write_text(json.dumps(plain))
+    with pytest.raises(BadInput, match=message):
+        load_audit(folder)
+
+
+def test_what_is_no_audit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="cannot be read"):
+        load_audit(tmp_path / "none.json")
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(BadInput, match="is not JSON"):
+        load_audit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "holds no rows"),
+        ([label(1, 2)], "line 1: human is 2"),
+        ([label(1, True)], "human is True"),
+        ([label(1, "1")], "human is '1'"),
+        ([label(1, 1, position="middle")], "the position is 'middle'"),
+        ([label(1, 1, position=["front"])], "the position is"),
+        ([{"id": 1, "position": "end", "human": 1}], "the row has no response"),
+        ([label(1, 1), label(1, 0)], "line 2: the answer to '1' .* twice without an annotator"),
+        ([label(1, 1, annotator="x"), label(1, 1, annotator="x")], "labelled twice by 'x'"),
+        ([label(1, 1, anotator="x")], "Did you mean 'annotator'"),
+        ([label(1.5, 1)], "id is 1.5"),
+        ([label(1, 1, risks=3)], "risks is int"),
+        (
+            [label(1, 1, annotator="x", risks="a"), label(1, 1, annotator="y", risks="b")],
+            "risks or summary differ",
+        ),
+        (["text"], "not an object"),
+    ],
+)
+def test_unusable_labels_are_named(lines: list[Any], message: str, write: Any) -> None:
+    with pytest.raises(BadInput, match=message):
+        load_labels(write(lines))
+
+
+def test_other_fields_are_left_unread_and_said_so(write: Any) -> None:
+    labels = load_labels(write([label(1, 1, comment="odd")]))
+    assert labels.notes == ("fields left unread: comment",)
+
+
+def test_unknown_ids_and_missing_contexts_are_named_before_the_judge_is_asked(
+    write: Any, tmp_path: Path
+) -> None:
+    judge = Says({})
+    labels = load_labels(write([label(1, 1), label(77, 1), label("zorb", 0)]))
+    with pytest.raises(BadInput, match=r"2 ids .* not in the data: 77, zorb"):
+        audit_judge(judge, labels, data(), run=tmp_path / "run")
+    bare = LoadedData((Row("1", ({"role": "user", "content": "Say."},)),), "sha256:0", "rows", "rows")
+    with pytest.raises(BadInput, match="The row '1' of the data has no context"):
+        audit_judge(judge, load_labels(write([label(1, 1)])), bare, run=tmp_path / "run")
+    assert not judge.asked
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_judge_of_something_else_is_refused(write: Any, tmp_path: Path) -> None:
+    judge = Says({})
+    judge.answers = frozenset({"refusal"})  # type: ignore[misc]
+    with pytest.raises(BadInput, match="does not decide whether an answer is harmful"):
+        audit_judge(judge, load_labels(write([label(1, 1)])), data(), run=tmp_path / "run")
