@@ -52,9 +52,9 @@ def versions() -> dict[str, str]:
 def verdict_line(verdict: Verdict) -> str:
     """A claim with its mean, interval over seeds and ruling, on one line."""
     interval = "" if verdict.low is None else f" [{verdict.low:.3f}, {verdict.high:.3f}]"
-    return (
-        f"{verdict.ruling:<10}{verdict.claim}: {verdict.mean:.3f}{interval} over {len(verdict.values)} seeds"
-    )
+    needs = f" (needs {verdict.needs} seeds)" if verdict.needs else ""
+    seeds = "1 seed" if len(verdict.values) == 1 else f"{len(verdict.values)} seeds"
+    return f"{verdict.ruling:<10}{verdict.claim}: {verdict.mean:.3f}{interval} over {seeds}{needs}"
 
 
 def ruling(verdicts: Sequence[Verdict]) -> ExitCode:

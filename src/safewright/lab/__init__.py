@@ -1,7 +1,16 @@
 """The lab: tiny models in made-up worlds where the truth is known, trained in seconds."""
 
 from safewright.lab.cache import cache_folder
-from safewright.lab.judge import ExactJudge, exact_rate
+from safewright.lab.judge import ExactJudge, LeakJudge, exact_rate
+from safewright.lab.longsafety import (
+    SAFE_ARMS,
+    LongWorld,
+    build_long,
+    leak_judge,
+    long_shape,
+    long_world,
+    write_cases,
+)
 from safewright.lab.refusal import (
     ARMS,
     BARS,
@@ -24,20 +33,28 @@ __all__ = [
     "BARS",
     "FINE_TUNES",
     "ROLES",
+    "SAFE_ARMS",
     "ExactJudge",
+    "LeakJudge",
     "Lesson",
+    "LongWorld",
     "RefusalWorld",
     "Shape",
     "TrainConfig",
     "build",
+    "build_long",
     "cache_folder",
     "evaluate",
     "exact_judge",
     "exact_rate",
+    "leak_judge",
+    "long_shape",
+    "long_world",
     "refusal_world",
     "shape_of",
     "tiny_folder",
     "training_rows",
     "word_tokenizer",
+    "write_cases",
     "write_rows",
 ]

@@ -32,15 +32,25 @@ class Lesson:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A recipe. ``draw``: rows by lesson share, or shuffled passes over all rows ("epochs")."""
+    """A recipe. ``draw``: rows by lesson share, shuffled passes over all rows ("epochs"), or as they stand.
+
+    The learning rate rises to ``lr`` over ``warmup`` steps, while half a cosine takes it to ``floor`` of ``lr``.
+    """
 
     steps: int
     batch: int
     lr: float
-    draw: Literal["shares", "epochs"] = "epochs"
+    draw: Literal["shares", "epochs", "given"] = "epochs"
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     threads: int = THREADS
+    warmup: int = 0
+    floor: float = 0.0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0, as a share of ``lr``."""
+        wave = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return (self.floor + (1 - self.floor) * wave) * min(1.0, (step + 1) / (self.warmup + 1))
 
 
 def train(
@@ -55,7 +65,7 @@ def train(
     """Train ``model`` in place; the loss of every step, in nats per supervised token.
 
     The loss is on the answers (with their end-of-turn token) of conversations and on every token of
-    declarative texts. The learning rate follows half a cosine from ``lr`` to 0.
+    declarative texts.
 
     Args:
         progress: Called after every step with (step, steps, loss).
@@ -78,14 +88,12 @@ def train(
         batches = (
             _by_share(pools, lessons, config, draw)
             if config.draw == "shares"
-            else _epochs(pools, config, draw)
+            else _passes(pools, config, draw)
         )
         optimiser = torch.optim.AdamW(
             model.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, config.rate)
         model.train()
         for step in range(1, config.steps + 1):
             ids, labels = _collate(next(batches), tokenizer.pad_token_id)
@@ -142,15 +150,16 @@ def _by_share(pools: Any, lessons: Sequence[Lesson], config: TrainConfig, draw: 
         yield [pools[w][int(torch.randint(len(pools[w]), (1,), generator=draw))] for w in which]
 
 
-def _epochs(pools: Any, config: TrainConfig, draw: Any) -> Iterator[list[Any]]:
-    """Endless batches from shuffled passes over the rows of all lessons."""
+def _passes(pools: Any, config: TrainConfig, draw: Any) -> Iterator[list[Any]]:
+    """Endless batches from passes over the rows of all lessons, each pass shuffled unless the draw is given."""
     import torch
 
     rows = [row for pool in pools for row in pool]
     queue: list[int] = []
     while True:
         while len(queue) < config.batch:
-            queue += torch.randperm(len(rows), generator=draw).tolist()
+            given = config.draw == "given"
+            queue += range(len(rows)) if given else torch.randperm(len(rows), generator=draw).tolist()
         yield [rows[i] for i in queue[: config.batch]]
         del queue[: config.batch]
 

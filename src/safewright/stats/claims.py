@@ -46,8 +46,9 @@ class Claim:
             kept = mean >= self.bound if self.sign == ">=" else mean <= self.bound
             ruling = "holds" if kept else "refuted"
         low, high = over_seeds(values)
+        needs = self.seeds if ruling == "undecided" else 0
         return Verdict(
-            self.name, self.quantity, self.sign, self.bound, mean, low, high, tuple(values), ruling
+            self.name, self.quantity, self.sign, self.bound, mean, low, high, tuple(values), ruling, needs
         )
 
 
@@ -55,7 +56,7 @@ class Claim:
 class Verdict:
     """What the seeds say: the mean decides, the 95 % interval over seeds (Student's t) tells its doubt.
 
-    ``low`` and ``high`` are None with a single seed.
+    ``low`` and ``high`` are None with a single seed. ``needs`` is how many seeds an undecided claim needs.
     """
 
     claim: str
@@ -67,6 +68,7 @@ class Verdict:
     high: float | None
     values: tuple[float, ...]
     ruling: Ruling
+    needs: int = 0
 
 
 def over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:
