@@ -243,10 +243,10 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 
 def _offline() -> bool:
-    import huggingface_hub
+    from huggingface_hub import constants
 
     # The variable may have been set after the library was imported; it is honoured either way.
-    return huggingface_hub.constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {
+    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {
         "1",
         "ON",
         "YES",
