@@ -72,6 +72,8 @@ class FaultServer:
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.keys: list[str | None] = []
+        self.connections: set[Any] = set()
+        """The clients' addresses of the requests."""
         self.now = self.most = 0
         self._lock = threading.Lock()
         self._open = threading.Event()
@@ -112,6 +114,7 @@ class FaultServer:
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with server._lock:
+                    server.connections.add(self.client_address)
                     server.requests.append(request)
                     server.paths.append(self.path)
                     server.keys.append(self.headers.get("Authorization"))

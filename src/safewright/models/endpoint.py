@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -14,8 +14,10 @@ from safewright.models._http import (
     FILTERED,
     Failure,
     Kind,
+    Lines,
     backoff,
     context_limit,
+    counted_prompt,
     exchange,
     in_background,
     nothing,
@@ -24,6 +26,7 @@ from safewright.models._http import (
     read_reply,
 )
 from safewright.models.chat import THINK
+from safewright.models.overlong import least_room, overlong
 from safewright.models.recipes import checked
 from safewright.runs import digest_json, run_sync
 from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
@@ -120,7 +123,7 @@ def endpoint_ref(ref: str) -> ModelRef:
 
 async def _declared(base: str, *, named: bool) -> dict[str, dict[str, Any]]:
     """What a server says about each model it lists; empty when it cannot list and a name is given."""
-    async with open_client(base, 1) as client:
+    async with open_client(base) as client:
         tries = 0
         while True:
             tries += 1
@@ -170,52 +173,88 @@ def _refused(base: str, why: str) -> BadInput:
     return BadInput(f"The endpoint {base} refuses what it is asked: {why}.", fix=fix)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """One chat to be asked, and who takes its answer."""
+
+    index: int
+    chat: Chat
+    put: Callable[[int, Generation], None]
+
+
 @dataclasses.dataclass
 class _Session:
-    """What one stream of questions knows about the server: whether it has answered anything yet."""
+    """What those who ask together know about the server: whether it has answered anything yet.
+
+    ``pending`` counts the questions without an answer; ``settled`` is set once the server has answered, or has
+    been given up (``problem`` says why).
+    """
 
     base: str
-    asked: int
-    resumed: bool
-    put: Callable[[tuple[int, Generation]], None]
+    pending: int = 0
+    resumed: bool = False
     heard: bool = False
-    held: list[tuple[int, Generation, Kind]] = dataclasses.field(default_factory=list)
+    problem: SafewrightError | None = None
+    settled: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+    held: list[tuple[_Question, Generation, Kind]] = dataclasses.field(default_factory=list)
 
-    def answer(self, index: int, generation: Generation) -> None:
+    def hear(self) -> None:
+        """Note that the server does answer: then what failed are the questions."""
         self.heard = True
-        self.put((index, generation))
-        self._release()
+        self.settled.set()
+        while self.held:
+            question, generation, _ = self.held.pop(0)
+            self._deliver(question, generation)
 
-    def fail(self, index: int, generation: Generation, kind: Kind) -> None:
+    def answer(self, question: _Question, generation: Generation) -> None:
+        self._deliver(question, generation)
+        self.hear()
+
+    def fail(self, question: _Question, generation: Generation, kind: Kind) -> None:
         """Count a question as failed, or give up: see `GIVE_UP_AFTER`."""
-        self.held.append((index, generation, kind))
-        if not self.heard and len(self.held) >= min(GIVE_UP_AFTER, self.asked):
-            self._give_up(generation.error)
+        self.held.append((question, generation, kind))
         if self.heard:
-            self._release()
+            return self.hear()
+        self._weigh()
+        if self.problem is not None:
+            raise self.problem
 
-    def _release(self) -> None:
-        for index, generation, _ in self.held:
-            self.put((index, generation))
-        self.held.clear()
+    def leave(self, put: Callable[[int, Generation], None], count: int) -> None:
+        """Take back ``count`` questions that nobody wants answered any more."""
+        self.held = [entry for entry in self.held if entry[0].put is not put]
+        self.pending -= count
+        self._weigh()
 
-    def _give_up(self, last: str) -> None:
+    def _deliver(self, question: _Question, generation: Generation) -> None:
+        self.pending -= 1
+        question.put(question.index, generation)
+
+    def _weigh(self) -> None:
+        if self.heard or not self.held or len(self.held) < min(GIVE_UP_AFTER, self.pending):
+            return
         kinds = {kind for _, _, kind in self.held}
+        last = self.held[-1][1].error
         if self.resumed and kinds != {"silent"}:
             # It answered others before, and it does speak HTTP: these questions are the trouble.
-            self.heard = True
-            return
-        error: SafewrightError
-        if "refused" in kinds:
-            why = next(g.error for _, g, kind in self.held if kind == "refused")
-            error = _refused(self.base, why)
+            self.hear()
+        elif "refused" in kinds:
+            self.problem = _refused(self.base, next(g.error for _, g, kind in self.held if kind == "refused"))
         else:
-            error = Missing(
+            self.problem = Missing(
                 f"The endpoint {self.base} never answered: {last}.",
                 why=f"Each of the first {len(self.held)} questions failed in this way.",
                 fix="Look at the server's log; the same command goes on where this one stopped.",
             )
-        raise error
+        self.settled.set()
+
+
+@dataclasses.dataclass
+class _Wire:
+    """What `Endpoint.agenerate` keeps for one event loop; ``keeper`` closes it, at the latest with the loop."""
+
+    lines: Lines
+    session: _Session
+    keeper: AsyncGenerator[None] | None = None
 
 
 class Endpoint:
@@ -252,6 +291,7 @@ class Endpoint:
         self.concurrency, self.timeout = concurrency, timeout
         self.visible = dict(visible or (ref.recipe.visible if ref.recipe else None) or THINK)
         self._limit_key = "max_tokens"
+        self._wires: dict[asyncio.AbstractEventLoop, _Wire] = {}
         self.conventions: Mapping[str, Any] = {
             "engine": "endpoint",
             "model": "as the server declares it, not verified",
@@ -284,46 +324,134 @@ class Endpoint:
             return
 
         async def produce(put: Callable[[tuple[int, Generation]], None]) -> None:
-            await self._ask_all(_Session(self.base, len(todo), bool(done), put), todo, chats, how)
+            questions = (_Question(i, chats[i], lambda *found: put(found)) for i in todo)
+            lines = Lines(self.base, min(self.concurrency, len(todo)))
+            try:
+                await self._ask_all(
+                    lines, _Session(self.base, len(todo), bool(done)), questions, len(todo), how
+                )
+            finally:
+                await lines.aclose()
 
         yield from in_background(produce)
 
-    async def _ask_all(
-        self, session: _Session, todo: Sequence[int], chats: Sequence[Chat], how: Decoding
-    ) -> None:
-        waiting = iter(todo)
+    async def agenerate(
+        self,
+        chats: Sequence[Chat],
+        how: Decoding,
+        *,
+        received: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """One generation per chat, in the order given, asked on the caller's own event loop.
 
-        async def work(client: Any) -> None:
-            for index in waiting:
-                await self._ask(client, session, index, chats[index], how)
+        All callers on one loop share its connections: never more than ``concurrency`` requests are under way.
+        They share too what is known about the server: a question that fails before it has answered anybody
+        waits for the others.
 
-        count = min(self.concurrency, len(todo))
-        async with open_client(self.base, count) as client:
-            workers = [asyncio.create_task(work(client)) for _ in range(count)]
+        Args:
+            chats: What to ask.
+            how: Decoding; above temperature 0 a chat's seed follows from its place among ``chats``.
+            received: Called with a place and its generation when that arrives, before anything else happens
+                (failures too: see `Generation.stop`).
+
+        Raises:
+            Missing: The server answered nothing at all (or httpx is not installed).
+            BadInput: The server refused everything: the key, the model's name, an option.
+        """
+        how = checked(how)
+        if not chats:
+            return []
+        found: dict[int, Generation] = {}
+        broken: list[Exception] = []
+
+        def put(index: int, generation: Generation) -> None:
+            found[index] = generation
             try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+                if received is not None:
+                    received(index, generation)
+            except Exception as error:  # noqa: BLE001 - raised below: who delivers may be asking for others
+                broken.append(error)
 
-    async def _ask(self, client: Any, session: _Session, index: int, chat: Chat, how: Decoding) -> None:
+        wire = await self._wire()
+        session = wire.session
+        session.pending += len(chats)
+        try:
+            questions = (_Question(i, chat, put) for i, chat in enumerate(chats) if not broken)
+            await self._ask_all(wire.lines, session, questions, len(chats), how)
+            if not broken and len(found) < len(chats):  # these failed while others may yet be answered
+                await session.settled.wait()
+            if broken:
+                raise broken[0]
+            if session.problem is not None and len(found) < len(chats):
+                raise session.problem
+        finally:
+            session.leave(put, len(chats) - len(found))
+            if session.problem is not None and wire.session is session:
+                wire.session = _Session(self.base)  # the next to ask find out for themselves
+        return [found[index] for index in range(len(chats))]
+
+    async def _wire(self) -> _Wire:
+        loop = asyncio.get_running_loop()
+        wire = self._wires.get(loop)
+        if wire is None:
+            for old in [old for old in self._wires if old.is_closed()]:
+                del self._wires[old]
+            wire = self._wires[loop] = _Wire(Lines(self.base, self.concurrency), _Session(self.base))
+            wire.keeper = self._keep(loop, wire)
+            await anext(wire.keeper)
+        return wire
+
+    async def _keep(self, loop: asyncio.AbstractEventLoop, wire: _Wire) -> AsyncGenerator[None]:
+        """Wait to be closed: by `close`, `aclose`, or the loop itself, which closes its generators when it ends."""
+        try:
+            yield
+        finally:
+            if self._wires.get(loop) is wire:
+                del self._wires[loop]
+            await wire.lines.aclose()
+
+    async def _ask_all(
+        self, lines: Lines, session: _Session, questions: Iterator[_Question], count: int, how: Decoding
+    ) -> None:
+        async def work() -> None:
+            for question in questions:
+                async with lines.one() as client:
+                    await self._ask(client, session, question, how)
+
+        if count == 1:
+            return await work()
+        workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, count))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _ask(self, client: Any, session: _Session, question: _Question, how: Decoding) -> None:
         """Ask one question until it is answered, is overlong, or has used up its tries."""
         room, tries = how.max_new_tokens, 0
         limit: int | None = None  # the context's, once a server has complained about it
+        payload = self._payload(question, how)
         while True:
             key = self._limit_key
-            payload = self._payload(index, chat, how) | {key: room}
             try:
-                reply = await exchange(client, "POST", self.base + _CHAT_PATH, payload, timeout=self.timeout)
-                session.heard = True
+                reply = await exchange(
+                    client, "POST", self.base + _CHAT_PATH, payload | {key: room}, timeout=self.timeout
+                )
+                session.hear()
                 found = read_reply(reply, self.visible)
-                if limit is not None and (left := limit - prompt_tokens(reply)) > room:
-                    room, limit = min(left, how.max_new_tokens), None
-                    continue
-                return session.answer(index, found)
+                if limit is not None:
+                    length = prompt_tokens(reply)
+                    if limit - length < least_room(how):
+                        return session.answer(question, overlong(length, limit, least_room(how)))
+                    if limit - length > room:
+                        room, limit = min(limit - length, how.max_new_tokens), None
+                        continue
+                return session.answer(question, found)
             except Failure as failure:
-                session.heard |= failure.kind == "garbage"
+                if failure.kind == "garbage":
+                    session.hear()
                 if failure.status in (400, 413, 422):
                     if _TOO_LONG.search(failure.detail):
                         limit = context_limit(failure.detail)
@@ -332,30 +460,30 @@ class Endpoint:
                             # tells how long the prompt is; then the answer gets the rest, as with hf.
                             room = 1
                             continue
-                        return session.answer(index, nothing("overlong", failure.after(1)))
+                        return session.answer(question, _overlong(failure, limit, how))
                     if key == "max_tokens" and _WANTS_OTHER_LIMIT.search(failure.detail):
                         self._limit_key = "max_completion_tokens"
                         continue
                     if "content_filter" in failure.detail:
-                        return session.answer(index, nothing("error", FILTERED))
+                        return session.answer(question, nothing("error", FILTERED))
                 tries += 1
                 allowed = TRIES_IN_SILENCE if failure.slow and not session.heard else TRIES
                 if not failure.again or tries >= allowed:
-                    return session.fail(index, nothing("error", failure.after(tries)), failure.kind)
+                    return session.fail(question, nothing("error", failure.after(tries)), failure.kind)
                 wait = backoff(tries, FIRST_WAIT)
                 await asyncio.sleep(wait if failure.wait is None else max(failure.wait, wait))
 
-    def _payload(self, index: int, chat: Chat, how: Decoding) -> dict[str, Any]:
+    def _payload(self, question: _Question, how: Decoding) -> dict[str, Any]:
         """The least a server must be told: some refuse every field they do not know."""
         payload: dict[str, Any] = {
             "model": self.model,
-            "messages": [dict(message) for message in chat],
+            "messages": [dict(message) for message in question.chat],
             "temperature": how.temperature,
         }
         if how.temperature > 0:
             payload["top_p"] = how.top_p
             # Repeated questions have the same chat: one seed for all would repeat one answer.
-            payload["seed"] = (how.seed * 1_000_003 + index) % 2**31
+            payload["seed"] = (how.seed * 1_000_003 + question.index) % 2**31
             if how.top_k:
                 payload["top_k"] = how.top_k
         return payload
@@ -372,5 +500,34 @@ class Endpoint:
             fix="Give the model's folder instead: the hf engine offers them.",
         )
 
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop, and all that `close` can reach."""
+        wire = self._wires.pop(asyncio.get_running_loop(), None)
+        if wire is not None and wire.keeper is not None:
+            await wire.keeper.aclose()
+        self.close()
+
     def close(self) -> None:
-        """Nothing to let go of: connections live as long as a stream does."""
+        """Close the connections that `agenerate` keeps. Inside a running event loop, they go at its next turn."""
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        while self._wires:
+            loop, wire = self._wires.popitem()
+            if loop.is_closed() or wire.keeper is None:
+                continue
+            if loop is here:
+                self._closing = loop.create_task(wire.keeper.aclose())  # held: a loop forgets its tasks
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(wire.keeper.aclose(), loop).result(self.timeout)
+            elif here is None:
+                loop.run_until_complete(wire.keeper.aclose())
+
+
+def _overlong(failure: Failure, limit: int | None, how: Decoding) -> Generation:
+    """What becomes of a prompt that a server finds too long, with the numbers where it says both."""
+    length = counted_prompt(failure.detail)
+    if limit is None or length is None:
+        return nothing("overlong", failure.after(1))
+    return overlong(length, limit, least_room(how), said=failure.after(1))
