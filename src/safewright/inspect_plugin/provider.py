@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
+from inspect_ai import eval_set
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log._samples import sample_active
 from inspect_ai.model import (
@@ -154,6 +156,16 @@ def _unchanged(ref: ModelRef) -> bool:
     return True
 
 
+def _in_eval_set() -> bool:
+    """Whether an eval-set is making its models: it has no other sign before its first sample runs."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        if frame.f_code is eval_set.__code__:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def short(digest: str) -> str:
     """The first twelve digits of a digest, as a model's name carries them."""
     return digest.rpartition(":")[2][:12]
@@ -199,6 +211,8 @@ class SafewrightAPI(ModelAPI):
                     fix=f"Put the old ones back, or write {self.exact}",
                 )
         self.pinned = found is not None
+        if not self.pinned and _in_eval_set():
+            raise self._unpinned()
         # Inspect's adaptive rule would begin with 20 requests, whatever a batch holds; this is the
         # configuration of the model that is being made.
         free = config.max_connections is None and config.adaptive_connections is None and not config.batch
@@ -223,9 +237,11 @@ class SafewrightAPI(ModelAPI):
             PrerequisiteError: It does, with the name to write.
         """
         active = sample_active()
-        if self.pinned or active is None or active.eval_set_id is None:
-            return
-        raise PrerequisiteError(
+        if not self.pinned and active is not None and active.eval_set_id is not None:
+            raise self._unpinned()
+
+    def _unpinned(self) -> PrerequisiteError:
+        return PrerequisiteError(
             f"An eval-set runs the model {PROVIDER}/{self.where} under a name without its digest. It knows "
             "finished work by the model's name: other weights saved there would inherit these answers. "
             f"Write {self.exact}"

@@ -261,13 +261,13 @@ def readings() -> Metric:
 
 @metric(scores="unreduced")
 def unscored() -> Metric:
-    """Records without a score, by the first reason: a scorecard's ``unscored``; ``total`` is their number."""
+    """How many records have no score, and by the first reason why: a scorecard's ``unscored``."""
 
     def compute(scores: list[SampleScore]) -> Value:
         found = [about for score in scores if (about := _about(score)) is not None]
         records = in_order([whole(plain) for about in found for plain in about["records"]])
         counts = driver.count_unscored(records)
-        return {"total": sum(counts.values()), **counts}
+        return {"unscored": sum(counts.values()), **{f"unscored/{why}": n for why, n in counts.items()}}
 
     return compute
 
