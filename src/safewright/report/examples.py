@@ -14,7 +14,8 @@ class Example:
     """One record, cut to a readable length."""
 
     record: Record
-    turns: tuple[tuple[str, str, int], ...]
+    turns: tuple[tuple[str, str, int, str], ...]
+    """Who speaks, the beginning, how many characters are left out after it, and the end behind them."""
     output: tuple[str, int] | None
     reasoning: tuple[str, int] | None
     scores: tuple[tuple[str, str], ...]
@@ -46,7 +47,9 @@ class ExampleSet:
 def is_sensitive(card: Scorecard) -> bool:
     """Whether a measure's questions and answers may be unpleasant to read."""
     names = [card.measure, *(reading.name for reading in card.readings)]
-    return any(word in name.lower() for name in names for word in ("harm", "attack", "jailbreak", "toxic"))
+    return any(
+        word in name.lower() for name in names for word in ("harm", "attack", "jailbreak", "toxic", "safety")
+    )
 
 
 PROMPT_LIMIT, OUTPUT_LIMIT = 800, 1200
@@ -66,7 +69,7 @@ def example_set(card: Scorecard, records: Sequence[Record], label: str, limit: i
         ExampleGroup(
             title=STATUS_TITLES.get(name, name),
             total=len(outcome[name]),
-            sensitive=sensitive and not name.endswith("= 0"),
+            sensitive=sensitive and name not in BENIGN and not (name.endswith("= 0") and name != "safe = 0"),
             examples=tuple(_example(record) for record in _spread(outcome[name], count)),
         )
         for name, count in zip(order, share, strict=True)
@@ -75,6 +78,9 @@ def example_set(card: Scorecard, records: Sequence[Record], label: str, limit: i
     shown = sum(len(group.examples) for group in groups)
     return ExampleSet(text.title_of(card.measure), label, len(records), shown, sensitive, groups)
 
+
+BENIGN = frozenset({"safe = 1"})
+"""Outcomes that are good news although their score is not 0."""
 
 STATUS_TITLES: Mapping[str, str] = {
     "unparsed": "Unscored: the judge's reply could not be read",
@@ -120,6 +126,15 @@ def _cut(body: str, limit: int) -> tuple[str, int]:
     return text.shorten(text.clean(body), limit)
 
 
+def _both_ends(body: str, limit: int) -> tuple[str, int, str]:
+    """Beginning, number of characters left out, end: what is asked may stand behind a long context."""
+    whole = text.clean(body)
+    if len(whole) <= limit:
+        return whole, 0, ""
+    end = limit * 3 // 8
+    return whole[: limit - end], len(whole) - limit, whole[-end:]
+
+
 def _example(record: Record) -> Example:
     said = record.generation
     facts = [f"sample {record.sample}"] if record.sample else []
@@ -136,7 +151,7 @@ def _example(record: Record) -> Example:
     return Example(
         record=record,
         turns=tuple(
-            (text.one_line(m.get("role", "")), *_cut(m.get("content", ""), PROMPT_LIMIT))
+            (text.one_line(m.get("role", "")), *_both_ends(m.get("content", ""), PROMPT_LIMIT))
             for m in record.input
         ),
         output=_cut(record.output, OUTPUT_LIMIT) if record.output is not None else None,

@@ -14,9 +14,11 @@ from markupsafe import Markup
 from safewright.report import examples as examples_
 from safewright.report import svg, text, view
 from safewright.report.differences import ComparisonView, comparison_view
+from safewright.report.heat import heat_figure
+from safewright.report.lines import Breakdown, Line
 from safewright.report.svg import Figure
-from safewright.report.view import Group, Line, ModelRow, Taken
-from safewright.types import Curve
+from safewright.report.view import Group, ModelRow, Taken
+from safewright.types import Curve, Reading
 
 if TYPE_CHECKING:
     import jinja2
@@ -68,7 +70,13 @@ def render_page(
             version=version(),
             view=page,
             notes=[text.one_line(note) for note in (*notes, *page.warnings)],
-            figures=(*figures, *_curves(cards, names, page.several)),
+            figures=(
+                *figures,
+                *(heat_figure(found, several=page.several) for found in page.maps),
+                *_curves(cards, names),
+            ),
+            part_strip=_part_strip,
+            part_axis=lambda part: svg.axis(_part_scale(part), part.unit),
             tests=[
                 (text.one_line(name), test)
                 for (card, _), name in zip(cards, names, strict=True)
@@ -126,35 +134,53 @@ def render_comparison(
 
 def _as_rates_and_others(groups: Sequence[Group]) -> dict[str, svg.Scale]:
     """The scale of every reading: rates share one axis, other units have their own."""
-    scales = {}
-    for group in groups:
-        if group.unit == "rate":
-            scales[group.code] = svg.RATE_SCALE
-            continue
-        values = [
-            value
-            for line in group.lines
-            for value in (
-                line.reading.value,
-                line.reading.interval.low if line.reading.interval else None,
-                line.reading.interval.high if line.reading.interval else None,
-            )
-            if value is not None
-        ]
-        bounded = all(0 <= value <= 1 for value in values) and group.unit in ("score", "ratio")
-        scales[group.code] = svg.RATE_SCALE if bounded else svg.scale_over(values)
-    return scales
+    return {group.code: _scale([line.reading for line in group.lines], group.unit) for group in groups}
+
+
+def _scale(readings: Sequence[Reading], unit: str) -> svg.Scale:
+    if unit == "rate":
+        return svg.RATE_SCALE
+    values = [
+        value
+        for reading in readings
+        for value in (
+            reading.value,
+            reading.interval.low if reading.interval else None,
+            reading.interval.high if reading.interval else None,
+        )
+        if value is not None
+    ]
+    if unit == "difference":
+        # Symmetric, so that the eye reads the sign off the middle line.
+        reach = max((abs(value) for value in values), default=0.0) or 0.1
+        return svg.scale_over([-reach, reach])
+    bounded = all(0 <= value <= 1 for value in values) and unit in ("score", "ratio")
+    return svg.RATE_SCALE if bounded else svg.scale_over(values)
+
+
+def _part_scale(part: Breakdown) -> svg.Scale:
+    return _scale([line.reading for _, lines in part.rows for line in lines], part.unit)
+
+
+def _part_strip(part: Breakdown, value: str, line: Line, several: bool) -> Markup:
+    said = f"{part.title}, {value}{f', {line.label}' if several else ''}"
+    return _drawn(line, said, part.unit, _part_scale(part))
 
 
 def _strip(group: Group, line: Line, scales: Mapping[str, svg.Scale], several: bool) -> Markup:
+    said = f"{group.title}{f', {line.label}' if several else ''}"
+    return _drawn(line, said, group.unit, scales[group.code])
+
+
+def _drawn(line: Line, said: str, unit: str, scale: svg.Scale) -> Markup:
     reading = line.reading
-    said = f"{group.title}{f', {line.label}' if several else ''}: {text.quantity(reading.value, group.unit)}"
+    said = f"{said}: {text.quantity(reading.value, unit)}"
     if reading.interval is not None:
-        said += f", interval {text.span(reading.interval, group.unit)}"
-    return svg.interval_strip(reading.value, reading.interval, scales[group.code], label=said)
+        said += f", interval {text.span(reading.interval, unit)}"
+    return svg.interval_strip(reading.value, reading.interval, scale, label=said)
 
 
-def _curves(cards: Sequence[Taken], names: Sequence[str], several: bool) -> list[Figure]:
+def _curves(cards: Sequence[Taken], names: Sequence[str]) -> list[Figure]:
     """One drawing per curve name, with every model that has it."""
     found: dict[tuple[str, str], list[tuple[str, Curve]]] = {}
     rates: set[tuple[str, str]] = set()
@@ -164,13 +190,11 @@ def _curves(cards: Sequence[Taken], names: Sequence[str], several: bool) -> list
             found.setdefault((card.measure, curve.name), []).append((text.one_line(name), curve))
     figures = []
     for (measure, name), curves in found.items():
-        # A curve names no unit: it is a rate where the scorecard has a rate of that name. A loss may
-        # lie between 0 and 1 as well, and is no percentage.
-        unit = "rate" if (measure, name) in rates else "score"
+        # A curve names no unit: it is a rate where the scorecard has a rate of that name, or of the name
+        # before " by ". A loss may lie between 0 and 1 as well, and is no percentage.
+        unit = "rate" if {(measure, name), (measure, name.partition(" by ")[0])} & rates else "score"
         figures.append(
-            svg.curve_figure(
-                f"{text.title_of(measure)}: {text.one_line(name).replace('_', ' ')}", curves, unit=unit
-            )
+            svg.curve_figure(f"{text.title_of(measure)}: {text.reading_name(name)}", curves, unit=unit)
         )
     return figures
 

@@ -6,6 +6,7 @@ their size; only curves use a stretched inner drawing, with strokes that do not 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,6 +43,32 @@ class Scale:
         if self.high == self.low:
             return 50.0
         return min(100.0, max(0.0, 100 * (value - self.low) / (self.high - self.low)))
+
+
+@dataclass(frozen=True)
+class LogScale(Scale):
+    """A logarithmic axis over positive values."""
+
+    def at(self, value: float) -> float:
+        """The position of ``value`` in percent of the axis, kept inside it."""
+        if value <= 0 or self.high == self.low:
+            return 0.0
+        return min(100.0, max(0.0, 100 * math.log(value / self.low) / math.log(self.high / self.low)))
+
+
+def scale_along(values: Sequence[float]) -> Scale:
+    """The horizontal axis of a curve: logarithmic, with a tick per value, where values grow by factors.
+
+    That is, where they are positive, span a factor of at least 16, and their ratios are more even than their
+    distances; otherwise that of `scale_over`.
+    """
+    found = sorted({v for v in values if math.isfinite(v)})
+    if 4 <= len(found) <= 12 and found[0] > 0 and found[-1] / found[0] >= 16:
+        ratios = [math.log(b / a) for a, b in itertools.pairwise(found)]
+        steps = [b - a for a, b in itertools.pairwise(found)]
+        if max(ratios) / min(ratios) < max(steps) / min(steps):
+            return LogScale(found[0], found[-1], tuple(found))
+    return scale_over(values)
 
 
 RATE_SCALE = Scale(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
@@ -115,6 +142,8 @@ def tick_text(value: float, unit: str) -> str:
     """A tick's label: rates in whole percent, points with a sign, other units as they are."""
     if unit == "rate":
         return f"{100 * value:g}%"
+    if unit == "difference":
+        return tick_text(round(100 * value, 9), "points")
     if unit == "points":
         return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
     return quantity(value, "count") if abs(value) >= 1000 else f"{value:g}".replace("-", "\N{MINUS SIGN}")
@@ -133,7 +162,7 @@ def curve_figure(
     """
     xs = [x for _, c in curves for x in c.x]
     ys = [y for _, c in curves for part in (c.y, c.low, c.high) for y in part]
-    across = scale_over(xs)
+    across = scale_along(xs)
     up = RATE_SCALE if unit == "rate" else scale_over(ys)
     lines = [
         f'<line class="grid" x1="0" x2="100" y1="{_n(100 - up.at(t))}" y2="{_n(100 - up.at(t))}"/>'

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from safewright.report import text, view
 from safewright.report.differences import comparison_view, delta_texts, score_title
+from safewright.report.heat import whole_percent
+from safewright.report.lines import CELL, FEW, Breakdown, HeatMap, Line
 from safewright.types import Scorecard
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def console_table(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = None) -> Table:
-    """A rich table of all readings: value, interval, n, unscored, direction, judge.
+    """A rich table of all headline readings: value, interval, n, unscored, direction, judge.
+
+    Readings of parts are named below it, with their number: they stand on the page and in Markdown.
 
     Args:
         cards: Scorecards, in the order they are shown.
@@ -58,7 +62,15 @@ def console_table(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = 
                 _judge(group.judge) if first else Text(""),
             ]
             table.add_row(*cells, end_section=place == len(group.lines) - 1 and page.several)
+    if page.breakdowns:
+        table.caption = Text(f"On the page besides: {_listed(page.breakdowns)}.", style="dim")
+        table.caption_justify = "left"
     return table
+
+
+def _listed(parts: Sequence[Breakdown]) -> str:
+    """What the breakdowns are, with the number of their parts: "SR long by safety type (7)"."""
+    return ", ".join(dict.fromkeys(f"{part.title} ({len(part.rows)})" for part in parts))
 
 
 def comparison_table(comparison: Comparison) -> RichGroup:
@@ -98,7 +110,7 @@ def comparison_table(comparison: Comparison) -> RichGroup:
 def render_markdown(
     title: str, cards: Sequence[Scorecard], *, labels: Sequence[str] | None = None, notes: Sequence[str] = ()
 ) -> str:
-    """A short Markdown table of all readings, with the notes below it."""
+    """A short Markdown table of the headline readings, the notes below it, then one table per breakdown."""
     page = view.build([(card, ()) for card in cards], labels=labels, examples=0)
     head = ["Measure", *(["Model"] if page.several else []), "Value", f"{page.level} interval".strip()]
     head += ["n", "Unscored", "Better", "Judge"]
@@ -108,7 +120,54 @@ def render_markdown(
     remarks = [*notes, *page.warnings]
     if remarks:
         lines += ["", *(f"- {_escape(remark)}" for remark in remarks)]
+    for part in page.breakdowns:
+        if part.dimension != CELL or part.unit != "rate":
+            lines += ["", *_part_lines(part, page)]
+    for drawn in page.maps:
+        lines += ["", *_map_lines(drawn, page.several)]
     return "\n".join(lines) + "\n"
+
+
+def _part_lines(part: Breakdown, page: view.View) -> Iterator[str]:
+    """A breakdown as a table of its own."""
+    interval = f"{page.level} interval".strip()
+    yield f"## {_escape(part.title)}"
+    yield ""
+    yield _row(["Part", *(["Model"] if page.several else []), "Value", interval, "n", "Unscored"])
+    yield _row(["---", *(["---"] if page.several else []), "--:", "--:", "--:", "---"])
+    for value, lines in part.rows:
+        for line in lines:
+            shown = [
+                value,
+                *([line.label] if page.several else []),
+                text.quantity(line.reading.value, part.unit),
+                text.span(line.reading.interval, part.unit),
+                f"{line.reading.n:,}{' (few)' if line.is_few else ''}",
+                f"{line.reading.unscored:,}",
+            ]
+            yield _row([_escape(cell) for cell in shown])
+
+
+def _map_lines(drawn: HeatMap, several: bool) -> Iterator[str]:
+    """A heat map as a table: rate and n per cell."""
+    title = text.sentence(drawn.title)
+    yield f"## {_escape(f'{title} · {drawn.label}' if several else title)}"
+    yield ""
+    yield _row(["", *(_escape(column) for column in drawn.columns)])
+    yield _row(["---", *["--:" for _ in drawn.columns]])
+    few = False
+    for row in drawn.rows:
+        cells = []
+        for column in drawn.columns:
+            reading = drawn.cells.get((row, column))
+            if reading is None or reading.value is None:
+                cells.append("" if reading is None else f"{text.NONE} (0)")
+                continue
+            few |= reading.n < FEW
+            cells.append(f"{whole_percent(reading.value)} ({reading.n:,}){'!' if reading.n < FEW else ''}")
+        yield _row([_escape(row), *(_escape(cell) for cell in cells)])
+    yield ""
+    yield f"Rate and, in brackets, n{f'; ! marks n below {FEW}' if few else ''}."
 
 
 def _cells(page: view.View) -> Iterator[list[str]]:
@@ -134,10 +193,15 @@ def _cells(page: view.View) -> Iterator[list[str]]:
             ]
 
 
-def _unscored(line: view.Line) -> str:
+def _unscored(line: Line) -> str:
+    """How many are unscored, why, and between which values the reading lies with them."""
+    count = f"{line.reading.unscored:,}"
     if not line.reading.unscored:
-        return "0"
-    return f"{line.reading.unscored:,} ({line.unscored})" if line.unscored else f"{line.reading.unscored:,}"
+        return count
+    facts = [line.unscored] if line.unscored else []
+    if line.bounds is not None:
+        facts.append(f"with them {text.ends(line.bounds, line.reading.unit)}")
+    return f"{count} ({'; '.join(facts)})" if facts else count
 
 
 def _judge(judge: view.JudgeView | None) -> Text:

@@ -52,11 +52,16 @@ def percent(rate: float | None) -> str:
 
 
 def quantity(value: float | None, unit: str = "rate") -> str:
-    """A value in its unit: rates as percent, anything else with three significant digits."""
+    """A value in its unit: rates as percent, differences of rates in percentage points with their sign.
+
+    Anything else has three significant digits.
+    """
     if unit == "rate":
         return percent(value)
     if value is None or not math.isfinite(value):
         return NONE
+    if unit == "difference":
+        return f"{signed(value)} points"
     if unit == "count":
         return f"{value:,.0f}"
     text = f"{value:#.3g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -76,6 +81,8 @@ def ends(pair: tuple[float, float], unit: str = "rate") -> str:
     low, high = pair
     if unit == "rate":
         return f"{100 * low:.1f}–{100 * high:.1f}%"
+    if unit == "difference":
+        return f"{signed(low)} to {signed(high)}"
     dash = " to " if min(low, high) < 0 else "–"
     return f"{quantity(low, unit)}{dash}{quantity(high, unit)}"
 
@@ -89,6 +96,11 @@ METHODS: Mapping[str, str] = {
     "mcnemar_exact": "McNemar's exact test",
     "sign_flip_exact": "exact sign-flip test",
     "sign_flip_monte_carlo": "sampled sign-flip test",
+    "jeffreys_weighted": "weighted draws of Jeffreys posteriors",
+    "judge_error_bootstrap": "draws over the rate and the judge's errors",
+    "fleiss_cohen_everitt": "Fleiss, Cohen and Everitt's",
+    "item_bootstrap": "bootstrap over items",
+    "clopper_pearson_disagreement": "Clopper–Pearson of the disagreement",
 }
 
 
@@ -159,6 +171,17 @@ def shorten(text: str, limit: int) -> tuple[str, int]:
 def title_of(name: str) -> str:
     """A code name in words: ``harmful_rate`` becomes "Harmful rate"."""
     words = one_line(name).replace("_", " ").strip().replace("over refusal", "over-refusal")
+    return words[:1].upper() + words[1:]
+
+
+def reading_name(name: str) -> str:
+    """The code name of a reading in words: ``sr_long`` is "SR long", safety rates being named SR in print."""
+    words = one_line(name).replace("_", " ").split()
+    return " ".join("SR" if word == "sr" else word for word in words)
+
+
+def sentence(words: str) -> str:
+    """Words with a capital at their head."""
     return words[:1].upper() + words[1:]
 
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from safewright.report import text
 from safewright.report.examples import ExampleSet, example_set, is_sensitive
-from safewright.types import Interval, ModelRef, Reading, Record, Scorecard
+from safewright.report.lines import (
+    COUNT,
+    FEW,
+    Breakdown,
+    HeatMap,
+    Line,
+    breakdowns,
+    heat_maps,
+    is_bound,
+    line_of,
+    split,
+)
+from safewright.types import Interval, ModelRef, Record, Scorecard
 
 Taken = tuple[Scorecard, Sequence[Record]]
 """A scorecard with its records."""
@@ -17,7 +30,6 @@ Taken = tuple[Scorecard, Sequence[Record]]
 MAX_UNSCORED = 0.02
 """The bound on the unscored share where a scorecard names none."""
 
-LOW, HIGH = "_no_answer_low", "_no_answer_high"
 ASIDE = ("cut_short",)
 """Readings about the answers rather than about the model: shown apart from the headline."""
 
@@ -32,19 +44,8 @@ class ModelRow:
 
 
 @dataclass(frozen=True)
-class Line:
-    """One reading of one model."""
-
-    label: str
-    reading: Reading
-    unscored: str
-    bounds: tuple[float, float] | None = None
-    silent: int = 0
-
-
-@dataclass(frozen=True)
 class Group:
-    """One reading, for every model that has it."""
+    """One reading, for every model that has it; ``first`` of its measure, whose judge it then introduces."""
 
     name: str
     title: str
@@ -54,6 +55,8 @@ class Group:
     judge: JudgeView | None
     lines: tuple[Line, ...]
     summary: str = ""
+    aside: bool = False
+    first: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Viewer:
+    """A log viewer beside the page; ``href`` is empty where no link can lead there."""
+
+    label: str
+    where: str
+    href: str
+
+
+@dataclass(frozen=True)
 class View:
     """Everything the page's template reads."""
 
@@ -94,7 +106,11 @@ class View:
     examples: tuple[ExampleSet, ...]
     methods: tuple[str, ...]
     level: str
-    unanswered: bool
+    missing: tuple[str, ...]
+    breakdowns: tuple[Breakdown, ...] = ()
+    maps: tuple[HeatMap, ...] = ()
+    viewers: tuple[Viewer, ...] = ()
+    few: int = 0
 
 
 def labels_of(cards: Sequence[Scorecard]) -> list[str]:
@@ -153,13 +169,16 @@ def build(
     models = _models(cards, names)
     several = len(set(names)) > 1
     groups = tuple(_groups(taken, names, summaries or {}))
+    named = tuple(zip(cards, names, strict=True))
+    parts = breakdowns(named)
     readings = [line.reading for group in groups for line in group.lines]
+    readings += [line.reading for part in parts for _, lines in part.rows for line in lines]
     intervals = [reading.interval for reading in readings if reading.interval is not None]
     return View(
         models=models,
         several=several,
-        groups=tuple(group for group in groups if group.name not in ASIDE),
-        aside=tuple(group for group in groups if group.name in ASIDE),
+        groups=tuple(group for group in groups if not group.aside),
+        aside=tuple(group for group in groups if group.aside),
         warnings=tuple(_warnings(taken, names, several)),
         settings=tuple(
             Settings(text.title_of(c.measure), name, _facts(c)) for c, name in zip(cards, names, strict=True)
@@ -171,7 +190,11 @@ def build(
         ),
         methods=tuple(dict.fromkeys(text.method_name(interval.method) for interval in intervals)),
         level=level_text(intervals),
-        unanswered=any(line.bounds for group in groups for line in group.lines),
+        missing=tuple(dict.fromkeys(line.missing for group in groups for line in group.lines if line.bounds)),
+        breakdowns=parts,
+        maps=tuple(heat_maps(named)),
+        viewers=tuple(_viewers(named)),
+        few=FEW if any(part.has_few for part in parts) else 0,
     )
 
 
@@ -191,31 +214,30 @@ def _models(cards: Sequence[Scorecard], names: Sequence[str]) -> tuple[ModelRow,
 
 
 def _groups(taken: Sequence[Taken], names: Sequence[str], summaries: Mapping[str, str]) -> Iterator[Group]:
+    """The readings that no group holds, and the counts, which are shown aside."""
     order: dict[tuple[str, str, str], list[tuple[Scorecard, Line]]] = {}
     headline: dict[str, set[str]] = {}
-    for (card, _), name in zip(taken, names, strict=True):
+    for (card, _), label in zip(taken, names, strict=True):
         by_name = {reading.name: reading for reading in card.readings}
         for reading in card.readings:
-            head = reading.name.removesuffix(LOW).removesuffix(HIGH)
-            if head != reading.name and head in by_name:
-                continue  # shown with the reading it bounds
-            if reading.name not in ASIDE:
+            head, _, value = split(reading.name)
+            if is_bound(reading, by_name) or (value and head != COUNT):
+                continue  # shown with the reading it bounds, or in its breakdown
+            if not value and reading.name not in ASIDE:
                 headline.setdefault(card.measure, set()).add(reading.name)
-            low, high = by_name.get(reading.name + LOW), by_name.get(reading.name + HIGH)
-            bounds = None
-            if low and high and low.value is not None and high.value is not None:
-                bounds = (low.value, high.value)
-            line = Line(
-                label=name,
-                reading=reading,
-                unscored=_reasons(card, reading),
-                bounds=bounds,
-                silent=(reading.unscored - low.unscored) if low and bounds else 0,
-            )
+            line = line_of(card, reading, by_name, label)
             order.setdefault((card.measure, reading.name, reading.unit), []).append((card, line))
+    alike = len({card.measure for card, _ in taken}) == 1
+    seen: set[str] = set()
     for (measure, name, unit), found in order.items():
-        alone = len(headline.get(measure, ())) < 2 and name not in ASIDE
-        title = text.title_of(measure) if alone else f"{text.title_of(measure)}: {name.replace('_', ' ')}"
+        aside = name in ASIDE or "/" in name
+        alone = len(headline.get(measure, ())) < 2 and not aside
+        said = text.reading_name(name.removeprefix(f"{COUNT}/"))
+        title = f"{text.title_of(measure)}: {said}"
+        if alone:
+            title = text.title_of(measure)
+        elif alike and not aside:
+            title = text.sentence(said)
         ways = {line.reading.better for _, line in found}
         judges = {judge_of(card) for card, _ in found}
         yield Group(
@@ -224,15 +246,31 @@ def _groups(taken: Sequence[Taken], names: Sequence[str], summaries: Mapping[str
             code=measure if alone else f"{measure} / {name}",
             better=ways.pop() if len(ways) == 1 else "neither",
             unit=unit,
-            judge=judges.pop() if len(judges) == 1 and name not in ASIDE else None,
+            judge=judges.pop() if len(judges) == 1 and not aside else None,
             lines=tuple(line for _, line in found),
-            summary=summaries.get(measure, "") if name not in ASIDE else "",
+            summary=summaries.get(measure, "") if not aside else "",
+            aside=aside,
+            first=aside or measure not in seen,
         )
+        if not aside:
+            seen.add(measure)
 
 
-def _reasons(card: Scorecard, reading: Reading) -> str:
-    """Why records of a reading are unscored; empty where the card's counts are not this reading's."""
-    return text.counts(card.unscored) if sum(card.unscored.values()) == reading.unscored else ""
+def _viewers(cards: Sequence[tuple[Scorecard, str]]) -> Iterator[Viewer]:
+    """Log viewers that scorecards name, each beside its own run."""
+    for card, label in cards:
+        found = card.conventions.get("inspect")
+        where = found.get("viewer") if isinstance(found, Mapping) else None
+        if isinstance(where, str) and where:
+            # A page about several runs lies elsewhere: the path would lead nowhere from there.
+            href = quote(where) if len(cards) == 1 and _is_beside(where) else ""
+            yield Viewer(label, text.one_line(where), href)
+
+
+def _is_beside(where: str) -> bool:
+    """Whether a path names a file in the page's folder or below it, and nothing else a browser might open."""
+    path = PurePosixPath(where)
+    return not (path.is_absolute() or ".." in path.parts or ":" in where or "\\" in where or "//" in where)
 
 
 def judge_of(card: Scorecard) -> JudgeView | None:
