@@ -142,10 +142,8 @@ def test_an_adapter_with_tokens_of_its_own_does_not_share(tmp_path: Path) -> Non
 def test_one_header_over_many_pairs_is_run_once_a_batch(tmp_path: Path) -> None:
     folder, chats = saved("llama", tmp_path / "m"), pairs(8, header=120)
     model, _ = both(folder, 16, chats)
-    lengths = [len(model._ids(text)) for text in (f"<s> user : {c[0]['content']} assistant :" for c in chats)]
-    endings = sum(sorted(lengths)) - 16 * 90
-    assert model.prefilled < endings  # otherwise the header alone would be run eight times
-    assert model.prefilled < 0.5 * model.prompted
+    # Were the header run for each of the eight pairs, more than half would be left.
+    assert model.prefilled < 0.4 * model.prompted
 
 
 def test_repeated_prompts_run_all_but_their_last_token_once(tmp_path: Path) -> None:

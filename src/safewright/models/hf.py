@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from safewright.errors import BadInput, NumericalFailure, need_extra
 from safewright.models import chat as chats_
 from safewright.models.overlong import least_room, overlong
-from safewright.models.prefixes import Batch, holds_all, plan_batches, related, shares_prefixes, split, spread
+from safewright.models.prefixes import (
+    PART_SHARED,
+    Batch,
+    holds_all,
+    plan_batches,
+    related,
+    shares_prefixes,
+    split,
+    spread,
+)
 from safewright.models.recipes import checked
 from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 
@@ -249,18 +258,18 @@ class HfModel:
             self._check_numbers()
         return [None if bad else self._cut(line) for line, bad in zip(said, failed, strict=True)]
 
-    def _past(self, lines: Sequence[list[int]]) -> Any:
+    def _past(self, lines: Sequence[list[int]], part: float = PART_SHARED) -> Any:
         """The cache that lines go on from: that of what they share, run once; None where they share too little."""
         import transformers
 
-        plan = split(lines) if self.shares else None
+        plan = split(lines, part=part) if self.shares else None
         if plan is None:
             return None
         one = transformers.GenerationConfig(
             max_new_tokens=1, do_sample=False, pad_token_id=self.pad, return_dict_in_generate=True
         )
-        # The prefixes of many prompts may share a header of their own.
-        output = self._go_on(plan.prefixes, self._past(plan.prefixes), generation_config=one)
+        past = self._past(plan.prefixes, part=0.0)  # those of many prompts may share a header
+        output = self._go_on(plan.prefixes, past, generation_config=one)
         past = output.past_key_values
         known = holds_all(past, len(plan.prefixes), max(map(len, plan.prefixes)))
         return spread(past, plan) if known else None

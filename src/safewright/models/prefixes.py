@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-LEAST_SHARED = 64
-"""Tokens that two prompts must have in common, and half of the shorter one, to share them."""
+LEAST_SHARED, PART_SHARED = 64, 0.5
+"""Tokens that two prompts must have in common, and their part of the shorter one, to share them."""
 WORTH = 0.9
 """The most of a batch's positions that may be left to compute, for a second step to be worth its start."""
 
@@ -75,7 +75,7 @@ def plan_batches(
     return [Batch(tuple(batch), room[batch[0]]) for batch in batches]
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def _common(first: Sequence[int], second: Sequence[int], part: float) -> int:
     """How many tokens two prompts share from the start, 0 where too few; never the whole of one."""
     shorter = min(len(first), len(second))
     low, high = 0, shorter - 1  # the last token of a prompt is always run: it says the first word
@@ -85,13 +85,13 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
             low = middle
         else:
             high = middle - 1
-    return low if low >= LEAST_SHARED and 2 * low >= shorter else 0
+    return low if low >= max(LEAST_SHARED, part * shorter) else 0
 
 
-def _order(prompts: Sequence[list[int]]) -> tuple[list[int], list[int], list[int]]:
+def _order(prompts: Sequence[list[int]], part: float) -> tuple[list[int], list[int], list[int]]:
     """Places sorted by tokens (like beginnings are neighbours), what each shares with the next, and at most."""
     order = sorted(range(len(prompts)), key=lambda i: prompts[i])
-    shared = [_common(prompts[a], prompts[b]) for a, b in pairwise(order)]
+    shared = [_common(prompts[a], prompts[b], part) for a, b in pairwise(order)]
     most = [max(pair) for pair in zip([0, *shared], [*shared, 0], strict=True)]
     return order, shared, most
 
@@ -101,7 +101,7 @@ def related(prompts: Sequence[list[int]]) -> list[tuple[int, ...]]:
 
     A prompt goes with those it shares most with: pairs stay pairs, although all may begin with one header.
     """
-    order, shared, most = _order(prompts)
+    order, shared, most = _order(prompts, PART_SHARED)
     groups: list[list[int]] = []
     for place, index in enumerate(order):
         if place and shared[place - 1] and shared[place - 1] >= min(most[place - 1], most[place]):
@@ -123,9 +123,13 @@ class Split:
     rest: int
 
 
-def split(lines: Sequence[list[int]]) -> Split | None:
-    """How lines that are padded on the left are run in two steps; None where that saves too little."""
-    order, _, most = _order(lines)
+def split(lines: Sequence[list[int]], *, part: float = PART_SHARED) -> Split | None:
+    """How lines that are padded on the left are run in two steps; None where that saves too little.
+
+    ``part`` is what two lines must share of the shorter one. For prefixes it is 0: that they share their own
+    beginning only has to save something.
+    """
+    order, _, most = _order(lines, part)
     rest = max(len(lines[i]) - m for i, m in zip(order, most, strict=True))
     width = max(map(len, lines))
     # All lines go on at one column: one that shares more than the others runs the end of it again.
