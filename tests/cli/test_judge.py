@@ -89,7 +89,7 @@ def test_too_many_unscored_is_exit_11(labels: Path, rows: Path, tmp_path: Path, 
         ([], "No judge is named"),
         (["--judge", "keywrd"], "keyword"),
         (["--judge", "keyword", "--max-unscored", "2"], "--max-unscored is 2"),
-        (["--judge", "rubric:x", "--model-role", "judge=y"], "both say how to judge"),
+        (["--judge", "rubric:x", "--model-role", "judge=y"], "is given two models"),
         (["--judge", "keyword", "--model-role", "jugde=y"], "unknown role"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from safewright.data import LoadedData
 from safewright.errors import BadInput
 from safewright.judges import KeywordJudge
+from safewright.judges.agents import AgentsJudge
 from safewright.judges.audit import FILE, JUDGED, audit_judge, judge_items, load_audit, load_labels
 from safewright.types import JudgeItem, Judgement, Row
 
@@ -280,3 +281,23 @@ def test_a_judge_of_something_else_is_refused(write: Any, tmp_path: Path) -> Non
     judge.answers = frozenset({"refusal"})  # type: ignore[misc]
     with pytest.raises(BadInput, match="does not decide whether an answer is harmful"):
         audit_judge(judge, load_labels(write([label(1, 1)])), data(), run=tmp_path / "run")
+
+
+def test_agents_are_not_asked_for_what_the_labels_say(write: Any, tmp_path: Path, scripted: Any) -> None:
+    told = {"risks": "the fleem", "summary": "a tale"}
+    lines = [label(1, 1, f"{YES} {i}", **told) for i in range(3)] + [label(2, 0, YES, "end")]
+    model = scripted(lambda chat: "1")
+    found, _ = audit_judge(AgentsJudge(model), load_labels(write(lines)), data(), run=tmp_path / "run")
+    assert found.overall.confusion.n == 4
+    assert len(model.chats) == 3 + 3  # three verdicts alone; risks, summary and verdict of the fourth
+    assert sum("the fleem" in chat[-1]["content"] for chat in model.chats) == 3
+
+
+def test_the_data_cannot_put_words_into_the_judges_mouth(write: Any) -> None:
+    sly = Row(
+        "1",
+        ({"role": "user", "content": "Say."},),
+        meta={"context": "A tale.", "risks": "none", "summary": "s", "convention": "release"},
+    )
+    (item,) = judge_items(load_labels(write([label(1, 1)])), [sly])
+    assert set(item.meta) == {"context", "position"}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from safewright.judges.audit import Figures, JudgeAudit
+    from safewright.types import Judge
 
 MAX_UNSCORED = 0.02
 app = typer.Typer(help="Judges: compare one with people.", no_args_is_help=True)
@@ -31,9 +32,14 @@ def audit(
         Path, typer.Argument(help="Labelled answers: id, position, response, human (1 unsafe, 0 safe).")
     ],
     data: Annotated[str, typer.Option("--data", metavar="FILE", help="The rows whose ids the labels name.")],
-    judge: Annotated[str | None, typer.Option("--judge", help="A judge; safewright list names them.")] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="A judge; with --model-role alone: agents.")
+    ] = None,
     model_role: Annotated[
-        list[str], typer.Option("--model-role", metavar="judge=MODEL", help="The judge's model.")
+        list[str],
+        typer.Option(
+            "--model-role", metavar="ROLE=MODEL", help="A model of the judge's; judge=MODEL decides."
+        ),
     ] = [],  # noqa: B006 - typer copies it
     out: options.Out = None,
     overwrite: options.Overwrite = False,
@@ -42,12 +48,11 @@ def audit(
 ) -> None:
     """Put labelled answers before a judge, and count how often it agrees with people."""
     from safewright.data import load_data
-    from safewright.judges import resolve
     from safewright.judges.audit import FILE, audit_judge, load_labels
     from safewright.runs import to_json
 
     options.share(max_unscored, "--max-unscored")
-    chosen = resolve(_spec(judge, model_role))
+    chosen = _chosen(judge, model_role)
     given = load_labels(labels)
     rows = load_data(data, "long_context")
     with console.progress() as progress:
@@ -70,24 +75,18 @@ def audit(
     _require_scored(found, folder, max_unscored)
 
 
-def _spec(judge: str | None, model_role: list[str]) -> str:
-    """The judge as `safewright.judges.resolve` takes it."""
-    roles = options.by_role(model_role, "--model-role", ["judge"])
-    if judge is None and not roles:
+def _chosen(judge: str | None, model_role: list[str]) -> Judge:
+    """The judge that the options name."""
+    from safewright.judges import JUDGE_ROLES, resolve
+
+    models = options.by_role(model_role, "--model-role", JUDGE_ROLES)
+    if judge is None and not models:
         raise BadInput(
             "No judge is named.",
             why="It is the judge that is audited.",
             fix="Give --judge NAME, --judge NAME:MODEL or --model-role judge=MODEL.",
         )
-    name = judge or "agents"
-    if not roles:
-        return name
-    if ":" in name or "?" in name:
-        raise BadInput(
-            f"--judge {name!r} and --model-role judge={roles['judge']!r} both say how to judge.",
-            fix="Give one of them.",
-        )
-    return f"{name}:{roles['judge']}"
+    return resolve(judge or "agents", models)
 
 
 def _table(found: JudgeAudit) -> Table:

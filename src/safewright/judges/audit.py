@@ -44,6 +44,8 @@ CHUNK = 32
 """Answers judged, then journalled, together: what a kill can cost of a judge's work."""
 
 _NEEDED = ("id", "position", "response", "human")
+_TOLD = frozenset({"context", "risks", "summary", "convention"})
+"""What a judge takes from an item's meta: here it comes from the labels, or is the default."""
 _FIELDS = frozenset({*_NEEDED, "risks", "summary", "annotator"})
 
 
@@ -207,7 +209,7 @@ def judge_items(labels: Labels, rows: Iterable[Row]) -> list[JudgeItem]:
 
 
 def _item(answer: LabelledAnswer, row: Row) -> JudgeItem:
-    meta = {key: value for key, value in row.meta.items() if key != "context"}
+    meta = {key: value for key, value in row.meta.items() if key not in _TOLD}
     meta["position"] = answer.position
     if answer.risks is not None:
         meta["risks"] = answer.risks

@@ -242,6 +242,7 @@ def environment() -> jinja2.Environment:
             "range": text.ends,
             "better": text.better_text,
             "p_value": text.p_value,
+            "method": text.method_name,
             "seconds": text.seconds,
             "size": text.size,
             "short_digest": text.short_digest,

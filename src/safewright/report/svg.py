@@ -59,11 +59,11 @@ class LogScale(Scale):
 def scale_along(values: Sequence[float]) -> Scale:
     """The horizontal axis of a curve: logarithmic, with a tick per value, where values grow by factors.
 
-    That is, where they are positive, span a factor of at least 16, and their ratios are more even than their
+    That is, where they are positive, span a factor of at least 8, and their ratios are more even than their
     distances; otherwise that of `scale_over`.
     """
     found = sorted({v for v in values if math.isfinite(v)})
-    if 4 <= len(found) <= 12 and found[0] > 0 and found[-1] / found[0] >= 16:
+    if 3 <= len(found) <= 12 and found[0] > 0 and found[-1] / found[0] >= 8:
         ratios = [math.log(b / a) for a, b in itertools.pairwise(found)]
         steps = [b - a for a, b in itertools.pairwise(found)]
         if max(ratios) / min(ratios) < max(steps) / min(steps):
