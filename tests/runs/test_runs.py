@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from safewright.errors import BadInput, Incomplete
 from safewright.runs import (
+    Run,
     digest_bytes,
     digest_json,
     from_json,
@@ -92,6 +94,25 @@ def test_journal_survives_a_torn_last_line(tmp_path: Path) -> None:
         assert [row["id"] for row in run.rows("answers")] == [1, 2]
         run.append("answers", {"id": 3})
         assert [row["id"] for row in run.rows("answers")] == [1, 2, 3]
+
+
+def test_threads_write_one_journal(tmp_path: Path) -> None:
+    """Models of one judge answer at the same time, the first rows of a journal among their answers."""
+    for attempt in range(20):
+        with open_run(tmp_path / str(attempt), PLAN) as run:
+            ready = threading.Barrier(4)
+
+            def write(who: int, run: Run = run, ready: threading.Barrier = ready) -> None:
+                ready.wait()
+                for number in range(10):
+                    run.append("calls", {"who": who, "number": number, "text": "x" * 50})
+
+            threads = [threading.Thread(target=write, args=(who,)) for who in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len({(row["who"], row["number"]) for row in run.rows("calls")}) == 40
 
 
 def test_damage_inside_a_journal_is_an_error_not_a_skip(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -98,6 +99,7 @@ class Run:
         self.plan = plan
         self._lock = lock
         self._streams: dict[str, int] = {}
+        self._writing = threading.Lock()
         self._made = set(folders.made(folder))
 
     def append(self, stream: str, row: Mapping[str, Any]) -> None:
@@ -110,10 +112,11 @@ class Run:
             Incomplete: The disk is full, or a quota is reached.
         """
         line = (dump_json(row, canonical=True) + "\n").encode("utf-8")
-        handle = self._streams.get(stream)
-        if handle is None:
-            handle = self._open_stream(stream)
-        with disk_errors(self.dir):
+        # Answers arrive in several threads, and two handles on one journal would write over each other.
+        with self._writing, disk_errors(self.dir):
+            handle = self._streams.get(stream)
+            if handle is None:
+                handle = self._open_stream(stream)
             start = os.lseek(handle, 0, os.SEEK_CUR)
             try:
                 written = os.write(handle, line)
