@@ -16,6 +16,7 @@ from safewright.stats import (
     corrected_pair,
     corrected_rate,
     noise_floor,
+    prediction_powered,
     quality_of,
     rogan_gladen,
 )
@@ -232,3 +233,46 @@ def test_same_seed_same_interval() -> None:
     judge = JudgeQuality(0.9, 0.9, 100, 100)
     verdicts = [(0, 0)] * 50 + [(1, 0)] * 20
     assert corrected_pair("x", verdicts, judge, seed=4) == corrected_pair("x", verdicts, judge, seed=4)
+
+
+def test_prediction_powered_of_a_perfect_judge_and_of_a_useless_one() -> None:
+    verdicts: list[float | None] = [1] * 300 + [0] * 700
+    perfect = prediction_powered("u", verdicts, [(1, 1)] * 30 + [(0, 0)] * 70)
+    # w = 1 / (1 + 100 / 1000): the labelled sample's own rate is 0.3 as well.
+    assert perfect.value == pytest.approx(0.3)
+    useless = prediction_powered("u", verdicts, [(1, 1), (1, 0), (0, 1), (0, 0)] * 25)
+    assert useless.value == pytest.approx(0.5)
+    assert perfect.interval is not None
+    assert useless.interval is not None
+    assert perfect.interval.low < 0.3 < perfect.interval.high
+    assert useless.interval.high - useless.interval.low > 2 * (perfect.interval.high - perfect.interval.low)
+    silent = prediction_powered("u", [None, 1, 0], [(None, 1), (1, 1), (0, 0)])
+    assert (silent.n, silent.unscored) == (4, 2)
+    assert prediction_powered("u", [], [(0, 1), (1, 1), (0, 0), (0, 0)]).value == 0.5
+
+
+def test_prediction_powered_covers_even_where_errors_depend_on_the_other_answer() -> None:
+    """Instances whose two verdicts share their errors: the case the Kronecker square cannot see."""
+    rng = np.random.default_rng(11)
+    n, labelled, runs, hits, widths, plain = 1200, 200, 200, 0, 0.0, 0.0
+    truth_rate = 0.4  # of instances safe in both
+    for run in range(runs):
+        truth = rng.random(n) < truth_rate
+        said = np.where(truth, rng.random(n) < 0.8, rng.random(n) < 0.05).astype(float)
+        pairs = [(float(s), float(t)) for s, t in zip(said[:labelled], truth[:labelled], strict=True)]
+        found = prediction_powered("sr_long", said[labelled:].tolist(), pairs, draws=600, seed=run)
+        assert found.interval is not None
+        hits += found.interval.low <= truth_rate <= found.interval.high
+        widths += found.interval.high - found.interval.low
+        alone = prediction_powered("sr_long", [], pairs, draws=600, seed=run).interval
+        assert alone is not None
+        plain += alone.high - alone.low
+    assert hits >= 182
+    assert widths < 0.85 * plain  # the judge's verdicts on the rest are worth something
+
+
+def test_prediction_powered_needs_labels() -> None:
+    with pytest.raises(BadInput, match="1 labelled items have a verdict"):
+        prediction_powered("u", [1, 0], [(1, 1), (None, 0)])
+    with pytest.raises(BadInput, match="A verdict is 3"):
+        prediction_powered("u", [3], [(1, 1), (0, 0)])

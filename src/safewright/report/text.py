@@ -98,6 +98,7 @@ METHODS: Mapping[str, str] = {
     "sign_flip_monte_carlo": "sampled sign-flip test",
     "jeffreys_weighted": "weighted draws of Jeffreys posteriors",
     "judge_error_bootstrap": "draws over the rate and the judge's errors",
+    "prediction_powered_bootstrap": "prediction-powered, drawn",
     "fleiss_cohen_everitt": "Fleiss, Cohen and Everitt's",
     "item_bootstrap": "bootstrap over items",
     "clopper_pearson_disagreement": "Clopper–Pearson of the disagreement",

@@ -12,6 +12,7 @@ from safewright.stats.correction import (
     corrected_pair,
     corrected_rate,
     noise_floor,
+    prediction_powered,
     quality_of,
     rogan_gladen,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "over_seeds",
     "paired_cluster_bootstrap",
     "paired_permutation",
+    "prediction_powered",
     "quality_of",
     "rate_reading",
     "rogan_gladen",
