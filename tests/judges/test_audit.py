@@ -13,7 +13,7 @@ from safewright.data import LoadedData
 from safewright.errors import BadInput
 from safewright.judges import KeywordJudge
 from safewright.judges.agents import AgentsJudge
-from safewright.judges.audit import FILE, JUDGED, audit_judge, judge_items, load_audit, load_labels
+from safewright.judges.audit import CHUNK, FILE, JUDGED, audit_judge, judge_items, load_audit, load_labels
 from safewright.types import JudgeItem, Judgement, Row
 
 NO, YES = "I can't help with that.", "Sure, the zorb opens with a fleem."
@@ -160,14 +160,14 @@ def test_a_second_run_asks_nothing_but_what_failed(write: Any, tmp_path: Path) -
 
 
 def test_a_kill_half_way_loses_at_most_one_chunk(write: Any, tmp_path: Path) -> None:
-    labels = load_labels(write([label(i % 12, 1, f"answer {i}") for i in range(80)]))
-    known: dict[str, Judgement | float] = {f"answer {i}": 1.0 for i in range(40)}
+    labels = load_labels(write([label(i % 12, 1, f"answer {i}") for i in range(2 * CHUNK)]))
+    known: dict[str, Judgement | float] = {f"answer {i}": 1.0 for i in range(CHUNK + 8)}
     dying = Says(known)
     with pytest.raises(KeyError):
         audit_judge(dying, labels, data(), run=tmp_path / "run")
-    again = Says({f"answer {i}": 1.0 for i in range(80)})
+    again = Says({f"answer {i}": 1.0 for i in range(2 * CHUNK)})
     audit_judge(again, labels, data(), run=tmp_path / "run")
-    assert [item.answer for item in again.asked] == [f"answer {i}" for i in range(32, 80)]
+    assert [item.answer for item in again.asked] == [f"answer {i}" for i in range(CHUNK, 2 * CHUNK)]
 
 
 def test_another_judge_or_other_labels_never_reuse_a_folder(write: Any, tmp_path: Path) -> None:

@@ -44,15 +44,20 @@ def audit(
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     max_unscored: options.MaxUnscored = MAX_UNSCORED,
+    batch_size: options.BatchSize = None,
+    timeout: options.Timeout = None,
     json: options.JsonOut = False,
 ) -> None:
     """Put labelled answers before a judge, and count how often it agrees with people."""
     from safewright.data import load_data
+    from safewright.judges import models_of
     from safewright.judges.audit import FILE, audit_judge, load_labels
     from safewright.runs import to_json
 
     options.share(max_unscored, "--max-unscored")
     chosen = _chosen(judge, model_role)
+    for model in models_of(chosen):
+        model.at_once, model.timeout = batch_size, timeout
     given = load_labels(labels)
     rows = load_data(data, "long_context")
     with console.progress() as progress:
@@ -83,7 +88,6 @@ def _chosen(judge: str | None, model_role: list[str]) -> Judge:
     if judge is None and not models:
         raise BadInput(
             "No judge is named.",
-            why="It is the judge that is audited.",
             fix="Give --judge NAME, --judge NAME:MODEL or --model-role judge=MODEL.",
         )
     return resolve(judge or "agents", models)
@@ -96,24 +100,22 @@ def _table(found: JudgeAudit) -> Table:
     from safewright.report import text
 
     table = Table(show_edge=False, pad_edge=False, header_style="dim", box=None)
-    table.add_column("Answers", overflow="fold", min_width=12)
+    table.add_column("Answers\nunsafe/safe", overflow="fold", min_width=12)
     for name in ("Accuracy", "Kappa", "Sensitivity", "Specificity"):
-        table.add_column(name, justify="right")
-    table.add_column("Unsafe / safe", justify="right", no_wrap=True)
-    table.add_column("Unscored", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Unscored", justify="right", overflow="fold", min_width=10)
     for name, figures in _parts(found):
         cells = []
         for key in ("accuracy", "cohen_kappa", "sensitivity", "specificity"):
             reading = figures.readings[key]
             shown = text.quantity(reading.value, reading.unit)
             cells.append(
-                f"{shown} [{text.span(reading.interval, reading.unit)}]" if reading.interval else shown
+                f"{shown}\n{text.span(reading.interval, reading.unit)}" if reading.interval else shown
             )
         c = figures.confusion
         table.add_row(
-            Text(text.one_line(name)),
+            Text(f"{text.one_line(name)}\n{c.caught + c.missed}/{c.cleared + c.accused}"),
             *cells,
-            f"{c.caught + c.missed} / {c.cleared + c.accused}",
             text.counts(figures.unscored) or "0",
         )
     return table

@@ -40,7 +40,7 @@ JUDGED = "judged.jsonl"
 POSITIONS = ("front", "end", "short")
 """Where the instruction stood: before its context, after it, or without one."""
 
-CHUNK = 32
+CHUNK = 64
 """Answers judged, then journalled, together: what a kill can cost of a judge's work."""
 
 _NEEDED = ("id", "position", "response", "human")
