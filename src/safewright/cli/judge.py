@@ -1,4 +1,4 @@
-"""``safewright judge``: how right a judge is, measured on answers that people labelled."""
+"""``safewright judge``: how right a judge is on answers that people labelled, and its word on stored ones."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from safewright.types import Judge
 
 MAX_UNSCORED = 0.02
-app = typer.Typer(help="Judges: compare one with people.", no_args_is_help=True)
+app = typer.Typer(help="Judges: compare one with people, or judge again.", no_args_is_help=True)
 
 
 @app.callback()
 def judge() -> None:
-    """Judges: compare one with people."""
+    """Judges: compare one with people, or judge stored answers again."""
 
 
 @app.command()
@@ -78,6 +78,56 @@ def audit(
             print(f"note: {line}")
         print(f"audit: {folder / FILE}")
     _require_scored(found, folder, max_unscored)
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(help="A measure's run, or a log of Inspect's.")],
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="A judge; with --model-role alone: agents.")
+    ] = None,
+    model_role: Annotated[
+        list[str],
+        typer.Option(
+            "--model-role", metavar="ROLE=MODEL", help="A model of the judge's; judge=MODEL decides."
+        ),
+    ] = [],  # noqa: B006 - typer copies it
+    data: Annotated[
+        str | None, typer.Option("--data", help="For a log: where its data lies now, if it was moved.")
+    ] = None,
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    max_unscored: options.MaxUnscored = MAX_UNSCORED,
+    batch_size: options.BatchSize = None,
+    timeout: options.Timeout = None,
+    json: options.JsonOut = False,
+) -> None:
+    """Judge stored answers again: nothing is asked of the models that gave them."""
+    from safewright.compose.folders import load_records
+    from safewright.compose.rejudge import rejudge
+    from safewright.report import render_page
+    from safewright.runs import to_json, write_text
+
+    options.share(max_unscored, "--max-unscored")
+    command = running.command_line()
+    with console.progress() as progress:
+        card, folder = rejudge(
+            source,
+            _chosen(judge, model_role),
+            out=out,
+            data=data,
+            overwrite=overwrite,
+            notes={"command": command},
+            progress=progress,
+        )
+    page = render_page(f"{card.measure}, judged again", [(card, load_records(folder))], command=command)
+    write_text(folder / "report.html", page)
+    if json:
+        console.result({**to_json(card), "folder": str(folder)})
+    else:
+        running.show_cards([card])
+        print(f"page: {folder / 'report.html'}")
+    running.require_scored({card.measure: (card, folder)}, max_unscored)
 
 
 def _chosen(judge: str | None, model_role: list[str]) -> Judge:

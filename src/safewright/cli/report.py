@@ -1,4 +1,4 @@
-"""``safewright report DIR``: the page of a finished run, drawn again."""
+"""``safewright report DIR``: the page of a finished run, drawn again, or of a log of Inspect's."""
 
 from __future__ import annotations
 
@@ -13,15 +13,36 @@ from safewright.cli.options import JsonOut
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run, an audit or a treatment's run.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a run, audit or treatment's run; or Inspect's LOG.eval or log folder."
+        ),
+    ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables instead.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="For a log: the folder of its page; by default LOGS-report.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="For a log: where its data lies now, if it was moved.")
+    ] = None,
+    viewer: Annotated[
+        bool, typer.Option("--viewer", help="For a log: put Inspect's log viewer beside the page (11 MB).")
+    ] = False,
     json: JsonOut = False,
 ) -> None:
-    """Draw the page of a finished run, audit or treatment again, or print it as Markdown or JSON."""
+    """Draw the page of a finished run, audit, treatment or log, or print it as Markdown or JSON."""
     from safewright.compose.folders import load_cards, load_command
+    from safewright.compose.inspect_log import is_log
+    from safewright.errors import BadInput
     from safewright.report import render_markdown, render_page
     from safewright.runs import write_text
 
+    if is_log(folder):
+        _log(folder, out, data, viewer, markdown, json)
+        return
+    if out is not None or data is not None or viewer:
+        raise BadInput(f"{folder} is no log of Inspect's.", fix="Leave out --out, --data and --viewer.")
     if (folder / "result.json").is_file() and not list(folder.glob("**/scorecard.json")):
         _treatment(folder, json)
         return
@@ -35,6 +56,33 @@ def report(
     page = render_page(f"Run {folder.name}", cards, command=load_command(folder))
     write_text(folder / "report.html", page)
     print(f"page: {folder / 'report.html'}")
+
+
+def _log(logs: Path, out: Path | None, data: str | None, viewer: bool, markdown: bool, json: bool) -> None:
+    """Scorecards, records and the page of Inspect's logs of our tasks."""
+    from safewright.compose import inspect_log
+    from safewright.report import render_markdown, render_page
+    from safewright.runs import write_text
+
+    files = inspect_log.logs_in(logs)
+    found = [inspect_log.scorecard_of(file, data=data) for file in files]
+    if markdown:
+        print(render_markdown(logs.stem, [card for card, _ in found]))
+        return
+    # Not inside the folder of logs: an eval-set would take a bundled copy of a log for one of its own.
+    home = logs.resolve() if logs.is_dir() else logs.resolve().parent
+    beside = home.with_name(f"{home.name}-report")
+    target = out or (beside if logs.is_dir() else beside / logs.stem)
+    if viewer:
+        where = inspect_log.bundle_viewer(files, target)
+        found = [(inspect_log.with_viewer(card, where), records) for card, records in found]
+    for file, (card, records) in zip(files, found, strict=True):
+        inspect_log.write_card(target if len(files) == 1 else target / file.stem, card, records)
+    write_text(target / "report.html", render_page(f"Log {logs.stem}", found))
+    if json:
+        console.result([card for card, _ in found])
+    else:
+        print(f"page: {target / 'report.html'}")
 
 
 def _treatment(folder: Path, json: bool) -> None:

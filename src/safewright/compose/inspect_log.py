@@ -5,7 +5,11 @@ A log's scores carry their records without long prompts: those are read from the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,8 +213,8 @@ def with_viewer(card: Scorecard, viewer: str) -> Scorecard:
     return dataclasses.replace(card, conventions={**card.conventions, "inspect": about})
 
 
-def bundle_viewer(logs: Path, folder: Path) -> str:
-    """Write Inspect's log viewer with the logs beside a page; its place relative to the page.
+def bundle_viewer(logs: Sequence[Path], folder: Path) -> str:
+    """Write Inspect's log viewer with copies of some logs beside a page; its place relative to the page.
 
     Raises:
         Missing: inspect-ai is not installed.
@@ -219,7 +223,11 @@ def bundle_viewer(logs: Path, folder: Path) -> str:
         from inspect_ai.log import bundle_log_dir
     except ImportError as error:
         raise need_extra("inspect-ai", "eval") from error
-    bundle_log_dir(log_dir=str(logs), output_dir=str(folder / "viewer"), overwrite=True)
+    with tempfile.TemporaryDirectory() as chosen:
+        for log in logs:
+            shutil.copy2(log, chosen)
+        with contextlib.redirect_stdout(sys.stderr):  # it tells its progress where results belong
+            bundle_log_dir(log_dir=chosen, output_dir=str(folder / "viewer"), overwrite=True)
     return "viewer/index.html"
 
 
