@@ -254,20 +254,28 @@ def test_what_is_not_related_is_planned_as_ever() -> None:
 
 def test_a_split_gives_every_line_its_own_beginning() -> None:
     draw = random.Random(1)
-    for _ in range(100):
-        stems = [[draw.randint(0, 3) for _ in range(draw.randint(64, 120))] for _ in range(3)]
+    found = 0
+    for _ in range(200):
+        stem = [draw.randint(0, 3) for _ in range(draw.randint(80, 120))]
+        stems = [
+            stem,
+            [*stem[:-1], 9],
+            stem[: draw.randint(64, 80)] + [draw.randint(0, 3) for _ in range(40)],
+        ]
         lines = [
-            draw.choice(stems) + [draw.randint(0, 3) for _ in range(draw.randint(1, 30))]
+            draw.choice(stems) + [draw.randint(0, 3) for _ in range(draw.choice([1, 9, 10]))]
             for _ in range(draw.randint(2, 8))
         ]
         plan = split(lines)
         if plan is None:
             continue
+        found += 1
         assert len(plan.prefixes) < len(lines)
         for line, (source, kept) in zip(lines, plan.kept, strict=True):
             assert plan.prefixes[source][:kept] == line[:kept]
-            assert len(line) - kept <= plan.rest or kept == 0
+            assert kept == max(0, len(line) - plan.rest)
             assert len(line) > kept
+    assert found > 50
 
 
 def test_a_cache_is_spread_to_where_its_lines_stand() -> None:
