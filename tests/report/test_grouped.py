@@ -198,12 +198,21 @@ def test_the_terminal_names_parts_with_their_number() -> None:
     assert "On the page besides: SR long by safety type (7), SR long by task type (6)" in shown
     assert "SR long in every cell (42)" in shown
     assert "Illegal Activities" not in shown
-    assert "5 (with them 39.7–40.0%)" in shown
+    assert "with them" in shown
+    assert "39.7–40.0%" in shown
+    narrow = printed(console_table([card()[0]]), width=80).splitlines()
+    assert max(map(len, narrow)) <= 80
+    whole = " ".join("\n".join(narrow).split())
+    assert "agents" in whole
+    assert "unmeasured" in whole
+    assert "SR long standardised to the pooled mix (7)" in whole
+    assert "…" not in "".join(narrow)
     assert "On the page" not in printed(console_table([taken()[0]]))
 
 
 def test_markdown_has_a_table_per_breakdown_and_per_map() -> None:
     markdown = render_markdown("x", [card()[0]])
+    assert "5 (with them 39.7–40.0%)" in markdown
     assert "## SR long by safety type\n" in markdown
     assert "| Toxicity | 31.6% | 25.2–38.8% | 177 | 5 |" in markdown
     assert "## SR long by safety type and task type\n" in markdown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -35,17 +36,18 @@ def console_table(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = 
     from rich.text import Text
 
     page = view.build([(card, ()) for card in cards], labels=labels, examples=0)
-    table = Table(show_edge=False, pad_edge=False, box=_box(), header_style="dim")
-    table.add_column("Measure", overflow="fold", min_width=12)
+    table = Table(show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), box=_box(), header_style="dim")
+    table.add_column("Measure", overflow="fold", min_width=10)
     if page.several:
         longest = max(len(row.label) for row in page.models)
         table.add_column("Model", overflow="fold", min_width=min(longest, 12))
     table.add_column("Value", justify="right", no_wrap=True)
     table.add_column(f"{page.level} interval".strip(), justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("Unscored", overflow="fold")
+    bounded = any(line.bounds for group in page.groups for line in group.lines)
+    table.add_column("Unscored,\nwith them" if bounded else "Unscored", overflow="fold")
     table.add_column("Better", no_wrap=True)
-    table.add_column("Judge", overflow="fold", min_width=9)
+    table.add_column("Judge", overflow="fold")
     for group in page.groups:
         for place, line in enumerate(group.lines):
             reading, first = line.reading, place == 0
@@ -57,9 +59,9 @@ def console_table(cards: Sequence[Scorecard], *, labels: Sequence[str] | None = 
                 Text(text.quantity(reading.value, group.unit), style="bold"),
                 Text(text.span(reading.interval, group.unit)),
                 Text(f"{reading.n:,}"),
-                Text(_unscored(line), style="yellow" if reading.unscored else ""),
+                Text(_with_bounds(line), style="yellow" if reading.unscored else ""),
                 Text(group.better if first and group.better != "neither" else ""),
-                _judge(group.judge) if first else Text(""),
+                _judge(group.judge) if first and group.first else Text(""),
             ]
             table.add_row(*cells, end_section=place == len(group.lines) - 1 and page.several)
     if page.breakdowns:
@@ -202,6 +204,12 @@ def _unscored(line: Line) -> str:
     if line.bounds is not None:
         facts.append(f"with them {text.ends(line.bounds, line.reading.unit)}")
     return f"{count} ({'; '.join(facts)})" if facts else count
+
+
+def _with_bounds(line: Line) -> str:
+    """How many are unscored and why, and below it the values between which the reading lies with them."""
+    plain = _unscored(dataclasses.replace(line, bounds=None))
+    return plain if line.bounds is None else f"{plain}\n{text.ends(line.bounds, line.reading.unit)}"
 
 
 def _judge(judge: view.JudgeView | None) -> Text:
