@@ -52,7 +52,8 @@ class Entry:
     """One method of the catalog.
 
     ``takes`` and ``optional`` name the roles of the models it is given; ``data`` the roles of its data,
-    ``optional_data`` those it can do without. ``config`` is the dataclass of its options.
+    ``optional_data`` those it can do without. ``config`` is the dataclass of its options, ``judge`` the name
+    of the judge it has where none is chosen.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Entry:
     needs: frozenset[str] = frozenset()
     sees: Literal["answer", "raw"] = "answer"
     judges: Literal["harmful", "refusal"] | None = None
+    judge: str = "keyword"
     behaviour: bool = True
     gives: tuple[str, ...] = ()
     optional_data: tuple[str, ...] = ()
@@ -101,6 +103,7 @@ def measure(
     needs: set[str] | frozenset[str] = frozenset({"generate"}),
     sees: Literal["answer", "raw"] = "answer",
     judges: Literal["harmful", "refusal"] | None = None,
+    judge: str = "keyword",
     behaviour: bool = True,
 ) -> Callable[[Function], Function]:
     """Enter a measure into the catalog.
@@ -116,6 +119,7 @@ def measure(
         needs: What it asks of a model; see `safewright.models.load`.
         sees: Whether judges see the answer alone or the raw output.
         judges: The quality its judge has to decide; None when it needs no judge.
+        judge: The judge it has where the user chooses none.
         behaviour: True for a function of the configuration that returns a
             `safewright.measures.Behaviour`; False for a white-box function
             ``(models, rows, *, config, run) -> Findings``.
@@ -137,6 +141,7 @@ def measure(
                 needs=frozenset(needs),
                 sees=sees,
                 judges=judges,
+                judge=judge,
                 behaviour=behaviour,
             )
         )

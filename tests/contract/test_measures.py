@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ from tests.contract import fakes
 MEASURES = [entry.name for entry in catalog.entries("measure")]
 BEHAVIOURS = [name for name in MEASURES if catalog.find(name).behaviour]
 JUDGED = [name for name in MEASURES if catalog.find(name).judges]
-ROWS = tiny.rows(12)
+ROWS = [dataclasses.replace(row, meta={**row.meta, "context": "w1 w2"}) for row in tiny.rows(12)]
+"""Rows that serve every measure: with a reference, and with a context."""
 
 
 def test_the_suite_sees_the_fakes_and_the_real_ones() -> None:
@@ -122,12 +124,15 @@ def test_half_the_judge_failing_is_unscored_and_fails_the_command(
 
     card = run(name, tiny_folder, tmp_path / "a", judge=fakes.HalfFailing())
     main = card.readings[0]
+    worst = 0.0 if main.better == "higher" else 1.0
     total = len((tmp_path / "a" / "records.jsonl").read_text().splitlines())
     silent = card.unscored.get("no_answer", 0)
-    assert main.value == 1.0
-    assert main.n == (total - silent + 1) // 2
-    assert main.unscored == total - main.n
-    assert card.unscored["error"] == total - silent - main.n
+    assert main.value == worst
+    failed = (total - silent) // 2
+    assert card.unscored["error"] == failed
+    if name != "longsafety":  # there one unsafe answer of two decides an instance
+        assert main.n == total - silent - failed
+        assert main.unscored == total - main.n
     with pytest.raises(TooManyUnscored, match=name) as refused:
         require_scored({name: (card, tmp_path / "a")}, 0.02)
     assert refused.value.exit_code == 11
@@ -147,7 +152,7 @@ def test_failed_judgements_are_asked_again(name: str, tiny_folder: Path, tmp_pat
     assert asked == sorted(asked, reverse=True)
     assert asked[-1] == 0
     assert "error" not in card.unscored
-    assert card.readings[0].value == 1.0
+    assert card.readings[0].value == (0.0 if card.readings[0].better == "higher" else 1.0)
 
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
@@ -162,14 +167,8 @@ def test_failed_answers_are_unscored_and_asked_again(name: str, tmp_path: Path) 
     assert 0 < card.unscored["error"] < first.asked
     well = fakes.Speaking(lambda text: Generation("fine", "", "fine", True, "stop", 1))
     healed = run(name, well, tmp_path / "a")
-    assert well.asked == first.asked - count_good(first)
+    assert well.asked == card.unscored["error"]
     assert "error" not in healed.unscored
-
-
-def count_good(model: fakes.Speaking) -> int:
-    """Questions the failing model answered: those of even kind, per role or draw."""
-    good = sum(fakes.kind_of(row.prompt[-1]["content"]) % 2 == 0 for row in ROWS)
-    return good * model.asked // len(ROWS)
 
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
@@ -228,6 +227,8 @@ def test_scorecards_name_what_they_were_taken_under(name: str, tiny_folder: Path
         assert set(card.conventions["decoding"]) == set(entry.takes)
         assert card.conventions["models"]["target"]["engine"] == "hf"
     for reading in card.readings:
+        if reading.unit == "count":
+            continue
         assert reading.interval is not None
         assert reading.value is not None
         assert reading.interval.low <= reading.value <= reading.interval.high

@@ -21,7 +21,8 @@ def measure(
     ] = [],  # noqa: B006 - typer copies it
     judge: Annotated[str | None, typer.Option("--judge", help="A judge; safewright list names them.")] = None,
     model_role: Annotated[
-        list[str], typer.Option("--model-role", metavar="ROLE=MODEL", help="A model in a further role.")
+        list[str],
+        typer.Option("--model-role", metavar="ROLE=MODEL", help="A further model; judge=MODEL judges."),
     ] = [],  # noqa: B006
     set_: options.Set = [],  # noqa: B006
     config: options.Config = None,
@@ -41,6 +42,7 @@ def measure(
     """Run one measure on a model and print its scorecard."""
     from safewright import catalog
     from safewright.compose.folders import load_records
+    from safewright.judges import JUDGE_ROLES
     from safewright.measures import plan_measure, run_measure
     from safewright.models import EngineOptions
     from safewright.report import render_page
@@ -48,9 +50,10 @@ def measure(
 
     entry = catalog.find(name, "measure")
     options.share(max_unscored, "--max-unscored")
+    further = (*entry.roles[1:], *(JUDGE_ROLES if entry.judges else ()))
     plan = plan_measure(
         name,
-        {entry.roles[0]: model, **options.by_role(model_role, "--model-role", entry.roles[1:])},
+        {entry.roles[0]: model, **options.by_role(model_role, "--model-role", further)},
         data=next(iter(options.by_role(data, "--data", entry.data[:1]).values()), None),
         judge=judge,
         config=options.method_options(set_, config),

@@ -41,7 +41,9 @@ class JudgeModel:
         self._lock = threading.Lock()
         self.calls = Calls()
         self.at_once: int | None = None
-        """Requests under way at once, where the model is served; the endpoint's default where None."""
+        """Requests under way at once, where the model runs elsewhere; the engine's default where None."""
+        self.timeout: float | None = None
+        """Seconds for one such request; the engine's default where None."""
 
     @functools.cached_property
     def ref(self) -> ModelRef:
@@ -153,8 +155,10 @@ class JudgeModel:
             return self._model
         from safewright.models import load
 
-        at_once = self.at_once if self.remote else None
-        return load(self.ref, batch_size=at_once, need=frozenset({"generate"}))
+        need = frozenset({"generate"})
+        if self.remote:
+            return load(self.ref, need=need, batch_size=self.at_once, timeout=self.timeout)
+        return load(self.ref, need=need)
 
     def close(self) -> None:
         """Let go of the model's memory and connections."""

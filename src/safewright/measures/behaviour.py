@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from safewright.errors import BadInput
 from safewright.models import check_decoding
@@ -34,9 +34,13 @@ class Behaviour:
         ask: Questions for the rows; more than one per row for repeated draws or several model roles.
         score: The records with their scores filled in. Records without an answer arrive here too, and
             must come back in the same order.
-        decoding: Defaults, under the model's recipe and the user's choice.
         summarise: What the scored records say.
+        decoding: Defaults, under the model's recipe and the user's choice.
         chosen: Decoding options the user chose, over the recipe's.
+        values: What the scored records of one instance say, by name; their mean scores by default.
+        overflow: What becomes of a prompt that does not fit the model's context: ``keep`` it as overlong and
+            unscored (``skip`` likewise, by choice), ``error``, or ``truncate_middle`` (see ``shorten``).
+        shorten: The question with this share of its context's words.
     """
 
     ask: Callable[[Sequence[Row]], list[Question]]
@@ -44,6 +48,23 @@ class Behaviour:
     summarise: Callable[[Sequence[Record]], Findings]
     decoding: Decoding = field(default_factory=Decoding)
     chosen: dict[str, Any] = field(default_factory=dict)
+    values: Callable[[Sequence[Record]], dict[str, float | None]] | None = None
+    overflow: Literal["keep", "error", "truncate_middle", "skip"] = "keep"
+    shorten: Callable[[Question, float], Question] | None = None
+
+
+def instance_of(record: Record | Question) -> str:
+    """What is scored together with it: its instance, or it alone."""
+    return record.instance if record.instance is not None else record.id
+
+
+def mean_scores(records: Sequence[Record]) -> dict[str, float | None]:
+    """The mean of each score over records, None where none has a value."""
+    found: dict[str, float | None] = {}
+    for name in dict.fromkeys(name for record in records for name in record.status):
+        known = [score for record in records if (score := record.scores.get(name)) is not None]
+        found[name] = sum(known) / len(known) if known else None
+    return found
 
 
 LONGEST = 1_000_000
@@ -132,18 +153,41 @@ def scored(record: Record, name: str, value: float | None, status: Status, why: 
 
 
 async def judged(
-    records: Sequence[Record], judge: Judge | None, *, name: str, about: Quality, sees: str = "answer"
+    records: Sequence[Record],
+    judge: Judge | None,
+    *,
+    name: str,
+    about: Quality,
+    sees: str = "answer",
+    item: Callable[[Record], JudgeItem] | None = None,
+    value: Callable[[float], float] = float,
+    silent: bool = False,
 ) -> list[Record]:
     """Records with the score ``name``: 1.0 where the judge says the answer has the quality ``about``.
 
     Records without an answer are not shown to the judge; whatever the judge could not decide stays
     without a value, under the status it gave.
+
+    Args:
+        records: What was answered.
+        judge: Who decides.
+        name: Of the score.
+        about: The quality the judge is asked about.
+        sees: Whether it sees the answer alone or the raw output.
+        item: How a record is shown to it; question and answer by default.
+        value: The score for the judge's 1.0 or 0.0.
+        silent: Show it empty answers too.
     """
     if judge is None:
         raise BadInput(f"{name} needs a judge.", fix="Give one with --judge.")
     states = [answer_status(record) for record in records]
-    open_ = [place for place, (status, _) in enumerate(states) if status == "ok"]
-    verdicts = await judge.judge([_item(records[place], about, sees) for place in open_])
+    open_ = [
+        place
+        for place, (status, _) in enumerate(states)
+        if status == "ok" or (silent and status == "no_answer")
+    ]
+    shown = item or (lambda record: _item(record, about, sees))
+    verdicts = await judge.judge([shown(records[place]) for place in open_])
     if len(verdicts) != len(open_):
         raise RuntimeError(f"the judge {judge.name} gave {len(verdicts)} judgements for {len(open_)} items")
     by_place: dict[int, Judgement] = dict(zip(open_, verdicts, strict=True))
@@ -154,9 +198,10 @@ async def judged(
             result.append(scored(record, name, None, status, why))
             continue
         verdict = by_place[place]
-        value = verdict.value if verdict.status == "ok" else None
-        kept = dataclasses.replace(record, meta={**record.meta, f"{name}_label": verdict.label})
-        result.append(scored(kept, name, value, verdict.status, verdict.why))
+        found = value(verdict.value) if verdict.status == "ok" and verdict.value is not None else None
+        notes = {f"{name}_notes": dict(verdict.notes)} if verdict.notes else {}
+        kept = dataclasses.replace(record, meta={**record.meta, f"{name}_label": verdict.label, **notes})
+        result.append(scored(kept, name, found, verdict.status, verdict.why))
     return result
 
 

@@ -111,10 +111,13 @@ def plan_measure(
         else catalog.read_options(entry, {} if config is None else config)
     )
     how = check_engine(engine)
-    by_role = _models(entry, models, how)
-    ours = tuple(role for role, model in by_role.items() if model is not _given(models, role))
+    own, judges = _split(entry, models)
+    by_role = _models(entry, own, how)
+    ours = tuple(role for role, model in by_role.items() if model is not _given(own, role))
+    decides = _judge(entry, judge, judges, how)
+    _check_self_judge(entry, options, by_role, decides)
     rows = _data(entry, data, limit=limit, seed=seed)
-    return MeasurePlan(entry, options, by_role, rows, _judge(entry, judge), seed, how, ours)
+    return MeasurePlan(entry, options, by_role, rows, decides, seed, how, ours)
 
 
 def check_seed(seed: Any) -> int:
@@ -144,6 +147,38 @@ def check_engine(engine: Any) -> EngineOptions:
 def describe_judge(judge: Judge | None) -> dict[str, Any] | None:
     """What a scorecard and a plan say about a judge."""
     return {"name": judge.name, **judge.conventions} if judge else None
+
+
+def _split(
+    entry: catalog.Entry, models: Models | Mapping[str, Models]
+) -> tuple[Models | Mapping[str, Models], dict[str, Any]]:
+    """The measure's models, and those that are its judge's."""
+    if not isinstance(models, Mapping) or entry.judges is None:
+        return models, {}
+    from safewright.judges import JUDGE_ROLES
+
+    judges = {
+        role: model for role, model in models.items() if role in JUDGE_ROLES and role not in entry.roles
+    }
+    return {role: model for role, model in models.items() if role not in judges}, judges
+
+
+def _check_self_judge(
+    entry: catalog.Entry, options: Any, models: Mapping[str, Loaded], judge: Judge | None
+) -> None:
+    """Refuse a judge that is one of the judged, where the measure does not allow it."""
+    if judge is None or getattr(options, "allow_self_judge", True):
+        return
+    from safewright.judges import models_of
+
+    judges = {model.ref.digest for model in models_of(judge)}
+    for role, model in models.items():
+        if model.ref.digest in judges:
+            raise BadInput(
+                f"The judge of {entry.name} is the model it judges ({role}: {model.ref.where}).",
+                why="Models favour their own answers.",
+                fix="Give another with --model-role judge=MODEL, or allow it: --set allow_self_judge=true.",
+            )
 
 
 def _models(
@@ -268,14 +303,27 @@ def _data(entry: catalog.Entry, data: Data, *, limit: int | None, seed: int) -> 
     return load_data(as_rows(data), entry.data[0], limit=limit, seed=seed)
 
 
-def _judge(entry: catalog.Entry, judge: Judge | str | None) -> Judge | None:
+def _judge(
+    entry: catalog.Entry, judge: Judge | str | None, models: Mapping[str, Any], how: EngineOptions
+) -> Judge | None:
     if entry.judges is None:
         if judge is not None:
             raise BadInput(f"{entry.name} uses no judge.", fix="Leave out --judge.")
         return None
+    from safewright.judges import models_of
     from safewright.judges import resolve as resolve_judge
 
-    found = resolve_judge(judge or "keyword") if judge is None or isinstance(judge, str) else judge
+    if judge is None or isinstance(judge, str):
+        found = resolve_judge(judge or entry.judge, models)
+        for model in models_of(found):
+            model.at_once, model.timeout = how.batch_size, how.timeout
+    elif models:
+        raise BadInput(
+            f"A judge was given, and models for one: {', '.join(models)}.",
+            fix="Give the judge its models itself.",
+        )
+    else:
+        found = judge
     if isinstance(found, type) or not all(
         hasattr(found, part) for part in ("name", "answers", "conventions", "judge")
     ):

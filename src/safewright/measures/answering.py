@@ -1,0 +1,145 @@
+"""Asking every question of a behaviour measure once, and writing down each answer as it arrives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from safewright.measures.behaviour import Behaviour
+from safewright.measures.journal import journal_rows, journalled, key_of
+from safewright.measures.overflow import Attempt, next_attempt
+from safewright.models import Loaded, with_recipe
+from safewright.runs import Run, to_json
+from safewright.runs.progress import Progress
+from safewright.types import Decoding, Generation, Question, Record
+
+
+class Answers:
+    """The questions of a measure, in its order, and their answers so far."""
+
+    def __init__(
+        self,
+        run: Run,
+        behaviour: Behaviour,
+        questions: Sequence[Question],
+        models: Mapping[str, Loaded],
+        *,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.run, self.behaviour, self.models = run, behaviour, models
+        self.seed, self.progress = seed, progress
+        self.questions = list(questions)
+        self.keys = [key_of(question) for question in questions]
+        if len(set(self.keys)) != len(self.keys):
+            raise RuntimeError("a measure asks the same (role, id, sample) twice")
+        self.conventions: dict[str, Any] = {}
+        self.decoding: dict[str, Any] = {}
+        self.calls = 0
+        self._said: dict[int, Generation] = {}
+        places = {key: place for place, key in enumerate(self.keys)}
+        for key, row in journal_rows(run, "answers", ("generation",)).items():
+            if key in places:
+                self._settle(
+                    Attempt(self.questions[places[key]], float(row.get("share", 1.0))),
+                    places[key],
+                    journalled(Generation, row["generation"], "answers"),
+                )
+
+    def answered(self, place: int) -> bool:
+        """Whether this question has its answer, or a failure in the place of one."""
+        return place in self._said
+
+    def record(self, place: int) -> Record:
+        """The question with its answer, unscored."""
+        question, said = self.questions[place], self._said.get(place)
+        return Record(
+            id=question.id,
+            input=tuple(question.chat),
+            output=said.answer if said and said.stop not in ("error", "overlong") else None,
+            role=question.role,
+            sample=question.sample,
+            instance=question.instance,
+            cluster=question.cluster,
+            lang=question.lang,
+            reference=question.reference,
+            generation=said,
+            meta=question.meta,
+        )
+
+    def ask(self, arrived: Callable[[], None]) -> None:
+        """Ask what is not answered, role by role.
+
+        Args:
+            arrived: Called whenever some answers have arrived.
+
+        Raises:
+            BadInput: A prompt does not fit the model's context, and the measure's choice is an error.
+        """
+        for role in dict.fromkeys(question.role for question in self.questions):
+            self._ask_role(role, [p for p, q in enumerate(self.questions) if q.role == role], arrived)
+
+    def _ask_role(self, role: str, places: Sequence[int], arrived: Callable[[], None]) -> None:
+        loaded = self.models[role]
+        decoding = with_recipe(self.behaviour.decoding, loaded.ref, self.behaviour.chosen)
+        decoding = dataclasses.replace(decoding, seed=self.seed)
+        self.decoding[role] = to_json(decoding)
+        about = {"step": "engine", "role": role}
+        if all(self.answered(place) for place in places):
+            # Everything is answered: the model is not even opened.
+            self.conventions[role] = self.run.step(about, dict)
+            return
+        self.conventions[role] = self.run.step(about, lambda: dict(loaded.conventions))
+        attempts = {place: Attempt(self.questions[place]) for place in places}
+        while attempts:
+            # In the first round all questions of the role are shown, those with an answer as done: what is
+            # generated for one must not depend on where a run was interrupted.
+            attempts = self._round(loaded, role, decoding, attempts, len(places), arrived)
+
+    def _round(
+        self,
+        loaded: Loaded,
+        role: str,
+        decoding: Decoding,
+        attempts: Mapping[int, Attempt],
+        total: int,
+        arrived: Callable[[], None],
+    ) -> dict[int, Attempt]:
+        """Ask each question once; those that have to be asked again, shorter."""
+        shown = list(attempts)
+        again: dict[int, Attempt] = {}
+        done = frozenset(index for index, place in enumerate(shown) if self.answered(place))
+        chats = [attempts[place].asked(self.behaviour).chat for place in shown]
+
+        def tell() -> None:
+            self.progress(f"asking {role}", total - sum(not self.answered(p) for p in shown), total)
+
+        tell()
+        with closing(loaded.stream(chats, decoding, done=done)) as stream:
+            for ready in stream:
+                for index, said in ready:
+                    place = shown[index]
+                    self.calls += 1
+                    found = next_attempt(self.behaviour, attempts[place], said, decoding)
+                    if isinstance(found, Attempt):
+                        again[place] = found
+                    else:
+                        self._keep(attempts[place], place, found)
+                tell()
+                arrived()
+        return again
+
+    def _keep(self, attempt: Attempt, place: int, said: Generation) -> None:
+        # A failure is not an answer: the next run asks again.
+        if said.stop != "error":
+            row: dict[str, Any] = {"key": self.keys[place], "generation": said}
+            if attempt.share < 1:
+                row["share"] = attempt.share
+            self.run.append("answers", row)
+        self._settle(attempt, place, said)
+
+    def _settle(self, attempt: Attempt, place: int, said: Generation) -> None:
+        self.questions[place] = attempt.asked(self.behaviour)
+        self._said[place] = said

@@ -1,0 +1,84 @@
+"""Options of the measure longsafety."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from safewright.errors import BadInput, nearest
+from safewright.measures.behaviour import AskOptions
+
+VARIANTS = ("long", "short", "irrelevant", "length")
+LONGEST_SCALE = 64.0
+
+
+@dataclass(frozen=True)
+class LongSafetyConfig(AskOptions):
+    """Options of `longsafety`."""
+
+    convention: Literal["corrected", "release"] = field(
+        default="corrected",
+        metadata={"help": "release: slots, template choice, parser and counting as in the authors' code."},
+    )
+    variants: str = field(
+        default="long",
+        metadata={"help": "Which of long, short (no context), irrelevant (another's), length; with commas."},
+    )
+    overflow: Literal["error", "truncate_middle", "skip"] = field(
+        default="error", metadata={"help": "What becomes of a context that does not fit the model."}
+    )
+    safety_type: str = field(default="", metadata={"help": "Only these safety issues, with commas."})
+    task_type: str = field(default="", metadata={"help": "Only these task types, with commas."})
+    min_length: int | None = field(default=None, metadata={"help": "Least words of a context."})
+    max_length: int | None = field(default=None, metadata={"help": "Most words of a context."})
+    scales: str = field(
+        default="0.125,0.25,0.5,2,4,8",
+        metadata={"help": "Lengths of the variant length, as multiples of the context's own."},
+    )
+    context_seed: int = field(
+        default=0, metadata={"help": "Seed of the exchange and padding of contexts (irrelevant, length)."}
+    )
+    judge_audit: str | None = field(
+        default=None,
+        metadata={"help": "judge_audit.json of safewright judge audit: adds rates corrected for its errors."},
+    )
+    allow_self_judge: bool = field(default=False, metadata={"help": "Let a model judge its own answers."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.variant_names()
+        self.scale_values()
+
+    def variant_names(self) -> tuple[str, ...]:
+        """The variants that are asked.
+
+        Raises:
+            BadInput: An unknown one, or none.
+        """
+        names = tuple(dict.fromkeys(part.strip() for part in self.variants.split(",") if part.strip()))
+        for name in names:
+            if name not in VARIANTS:
+                raise BadInput(f"longsafety has no variant {name!r}.", fix=nearest(name, VARIANTS))
+        if not names:
+            raise BadInput("longsafety.variants names none.", fix=f"Choose among {', '.join(VARIANTS)}.")
+        return names
+
+    def scale_values(self) -> tuple[float, ...]:
+        """The lengths of the variant ``length``, as multiples, smallest first.
+
+        Raises:
+            BadInput: One is no number above 0.
+        """
+        found = set()
+        for part in self.scales.split(","):
+            try:
+                scale = float(part)
+            except ValueError:
+                scale = -1.0
+            if not 0 < scale <= LONGEST_SCALE:
+                raise BadInput(
+                    f"longsafety.scales has {part.strip()!r}.",
+                    fix=f"Give multiples above 0 and at most {LONGEST_SCALE:g}, such as 0.5,2,4.",
+                )
+            found.add(scale)
+        return tuple(sorted(found))
