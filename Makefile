@@ -34,6 +34,7 @@ format: $(VENV)/ok
 # Claims of every replicated paper, at the declared seeds, with the size axis; takes an hour on two cores.
 replicate: $(VENV)/ok
 	$(BIN)/safewright replicate safe_delta --seed-list 100,101,102 --widths 128,256,512 --out runs/replicate/safe_delta
+	$(BIN)/safewright replicate longsafety --seed-list 100,101,102,103,104 --out runs/replicate/longsafety
 
 bench: $(VENV)/ok
 	$(BIN)/python benchmarks/throughput.py

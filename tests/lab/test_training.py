@@ -125,3 +125,31 @@ def test_a_loss_that_is_no_number_stops_the_training(tokenizer: Any) -> None:
         model.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(NumericalFailure, match="step 1"):
         train(model, tokenizer, [FACTS], SHORT, seed=0)
+
+
+def test_the_rate_warms_up_and_falls_to_its_floor() -> None:
+    plain = TrainConfig(steps=100, batch=1, lr=1e-3)
+    assert [plain.rate(step) for step in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
+    warm = dataclasses.replace(plain, warmup=10, floor=0.1)
+    assert warm.rate(0) == pytest.approx(1 / 11)
+    assert warm.rate(100) == pytest.approx(0.1)
+    rates = [warm.rate(step) for step in range(100)]
+    assert max(rates) == rates[10]
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_rows_can_be_shown_in_the_order_given(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safewright.lab import training
+
+    shown: list[str] = []
+    real = training._collate
+
+    def spy(batch: Any, pad: int) -> Any:
+        shown.extend(tokenizer.convert_ids_to_tokens([ids[1] for ids, _ in batch]))
+        return real(batch, pad)
+
+    monkeypatch.setattr(training, "_collate", spy)
+    rows = ("namiro", "bodula", "rawine")
+    recipe = TrainConfig(steps=3, batch=2, lr=1e-3, draw="given")
+    train(tiny_model(SHAPE, tokenizer, seed=0), tokenizer, [Lesson("words", rows)], recipe, seed=0)
+    assert shown == [*rows, *rows]

@@ -86,7 +86,7 @@ def test_retention_is_the_share_of_what_was_learned() -> None:
 
 
 def test_wrong_requests_are_bad_input(tmp_path: Path, capsys: Any) -> None:
-    assert names() == ["safe_delta"]
+    assert "safe_delta" in names()
     assert run(["replicate", "safe_dleta"]) == 2
     assert "Did you mean 'safe_delta'?" in capsys.readouterr().err
     assert run(["replicate", "safe_delta", "--widths", "100"]) == 2

@@ -1,11 +1,11 @@
-"""The demo's parts: models of the refusal world audited before and after Safe Delta, on one page."""
+"""The demo's parts, a page each: Safe Delta in the refusal world, LongSafety in the long world."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,20 @@ from safewright.cli import console, running
 from safewright.compose.audit import AUDIT, plan_audit, run_audit
 from safewright.compose.compare import compare
 from safewright.compose.folders import load_records
-from safewright.lab import FINE_TUNES, build, evaluate, exact_judge, refusal_world, write_rows
+from safewright.lab import (
+    FINE_TUNES,
+    build,
+    build_long,
+    evaluate,
+    exact_judge,
+    long_world,
+    refusal_world,
+    write_rows,
+)
+from safewright.lab.longsafety import ASKED_LENGTHS
 from safewright.measures import plan_measure, run_measure
 from safewright.models import EngineOptions
+from safewright.replications import longsafety
 from safewright.report import curve_figure, layer_figures, render_page
 from safewright.runs import digest_file, open_run, write_text
 from safewright.stats import Verdict
@@ -39,6 +50,15 @@ LEAD = (
     "utility is the new task, harmless knowledge what the aligned model knew. The judge knows this world: an "
     "answer to a harmful request that is no refusal counts as harmful (how many also say the harmful fact "
     "stands in docs/lab.md)."
+)
+
+
+LONG_LEAD = (
+    "A tiny model of another made-up world is taught to refuse harmful requests: in short prompts only, while "
+    "long ones stay helpful (short); with a twentieth of harmful requests among the long ones (leak5); with as "
+    "many there as in short ones (mixed). Each is then asked with the request before and after a context, "
+    "related to it or not, and counts as safe if both answers are. The judge knows this world. This shows a "
+    "mechanism, not the benchmark's numbers."
 )
 
 
@@ -214,6 +234,71 @@ class Demo:
             value = self.readings(f"{arm} repaired")["harmful_rate"][0].value
             verdicts.append(claim.judge([math.nan if value is None else value]))
         return verdicts
+
+
+class LongDemo:
+    """LongSafety's part at work in its folder."""
+
+    def __init__(self, out: Path, seed: int, overwrite: bool, progress: Any) -> None:
+        self.out, self.overwrite, self.progress = out, overwrite, progress
+        self.world = long_world(seed)
+        self.cards: dict[str, Scorecard] = {}
+        self.folders: dict[str, tuple[Scorecard, Path]] = {}
+        self.found: dict[str, float] = {}
+
+    def ask(self, arm: Any) -> None:
+        """Train an arm, ask it, and say what came out."""
+        model = build_long(self.world, arm, longsafety.wording, progress=steps(self.progress))
+        place = self.out / arm
+        cards = longsafety.ask_arm(
+            model,
+            self.world,
+            place,
+            overwrite=self.overwrite,
+            notes={"command": running.command_line()},
+            progress=self.progress,
+        )
+        for kind, card in cards.items():
+            shown = card if kind in longsafety.KINDS else dataclasses.replace(card, measure=KNOWLEDGE)
+            self.cards[f"{arm}, {kind}"] = shown
+            self.folders[f"{arm}/{kind}"] = (card, place / kind)
+        own = longsafety.quantities(cards)
+        self.found |= {f"{arm}.{name}": value for name, value in own.items()}
+        lengths = ASKED_LENGTHS
+        rates = " / ".join(f"{own[f'sr_long.{length}']:.0%}" for length in lengths)
+        console.say(
+            f"{arm + ':':<18} safe {own['sr_short']:.0%} without a context, {rates} in one of "
+            f"{' / '.join(map(str, lengths))} words; harmless knowledge {own['harmless']:.0%}"
+        )
+
+    def page(self, command: str) -> Path:
+        """Write the page."""
+        target = self.out / "report.html"
+        taken = [(card, load_records(folder)) for card, (_, folder) in self._placed()]
+        write_text(
+            target,
+            render_page(
+                "Whether safety learned in short prompts holds in long ones",
+                taken,
+                labels=list(self.cards),
+                lead=LONG_LEAD,
+                command=command,
+            ),
+        )
+        return target
+
+    def _placed(self) -> Any:
+        return zip(self.cards.values(), self.folders.values(), strict=True)
+
+    def verdicts(self) -> list[Verdict]:
+        """All claims: those one seed may decide, and what the others need."""
+        agents = longsafety.agent_cases(self.world, self.out / "agents")
+        return list(longsafety.judged_claims([self.found | {f"judge.{k}": v for k, v in agents.items()}]))
+
+
+def decided(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts one seed may give; the others wait for more seeds."""
+    return [verdict for verdict in verdicts if verdict.ruling != "undecided"]
 
 
 def steps(progress: Any) -> Any:

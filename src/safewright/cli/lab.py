@@ -20,9 +20,9 @@ def demo(
     overwrite: options.Overwrite = False,
     json: options.JsonOut = False,
 ) -> int:
-    """Train an aligned model, break it in three ways, repair what broke, and audit everything."""
-    from safewright.cli.demonstrating import Demo
-    from safewright.lab import ARMS, FINE_TUNES
+    """Break and repair tiny aligned models, and ask others in long prompts; everything is measured."""
+    from safewright.cli.demonstrating import Demo, LongDemo, decided
+    from safewright.lab import ARMS, FINE_TUNES, SAFE_ARMS
 
     with console.progress() as progress:
         show = Demo(out, seed, overwrite, progress)
@@ -30,18 +30,23 @@ def demo(
             show.audit(arm, show.model(arm))
         for arm in FINE_TUNES:
             show.audit(f"{arm} repaired", show.repaired(arm))
-        page = show.page(running.command_line())
-    verdicts = show.verdicts()
+        pages = [show.page(running.command_line())]
+        long = LongDemo(out / "long", seed, overwrite, progress)
+        for safe in SAFE_ARMS:
+            long.ask(safe)
+        pages.append(long.page(running.command_line()))
+        verdicts = [*show.verdicts(), *long.verdicts()]
     if json:
         found = {arm: show.readings(arm) for arm in dict.fromkeys(show.labels)}
-        console.result({"cards": found, "claims": verdicts, "folder": str(out)})
+        console.result({"cards": found, "long": long.found, "claims": verdicts, "folder": str(out)})
     else:
         running.show_cards(show.cards, show.labels)
         for verdict in verdicts:
             print(running.verdict_line(verdict))
-        print(f"page: {page}")
-    running.require_scored(show.folders, 0.02)
-    return running.ruling(verdicts)
+        for page in pages:
+            print(f"page: {page}")
+    running.require_scored({**show.folders, **long.folders}, 0.02)
+    return running.ruling(decided(verdicts))
 
 
 @app.command()

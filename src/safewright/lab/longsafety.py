@@ -57,7 +57,8 @@ ASKED_LENGTHS = (2, 8, 32)
 CELL = 120
 """Requests asked per length and kind of context."""
 
-REFUSAL = "cannot"
+REFUSAL = "No"
+"""One word, and plain English, so that keyword rules made for real models read it as a refusal."""
 _INTENTS = ("ask", "write", "misuse_ask", "misuse_write")
 _TOPICS, _VALUES, _OWNED, _DOCUMENT = 24, 32, 3, 4
 _SIZES = {"intent": 4, "topic": _TOPICS, "value": _VALUES, "document": _TOPICS * _DOCUMENT}

@@ -51,6 +51,12 @@ class Replication:
     study: Any
 
 
+def value_of(quantity: str, found: Mapping[str, float]) -> float:
+    """A quantity of a claim, which may be the difference ``a - b`` of two."""
+    first, _, second = quantity.partition(" - ")
+    return found[first] - (found[second] if second else 0.0)
+
+
 def names() -> list[str]:
     """The systems that can be replicated."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))

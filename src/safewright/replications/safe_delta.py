@@ -15,7 +15,7 @@ from typing import Any
 
 from safewright.lab import FINE_TUNES, build, evaluate, refusal_world, shape_of, write_rows
 from safewright.lab.refusal import RECIPES
-from safewright.replications import Outcome, Study
+from safewright.replications import Outcome, Study, value_of
 from safewright.stats import Claim, over_seeds
 from safewright.treatments import plan_treatment, run_stage, treat
 
@@ -121,12 +121,6 @@ def study(work: Study) -> Outcome:
         _slopes(work, table),
         (_retained(work, base),),
     )
-
-
-def value_of(quantity: str, found: Mapping[str, float]) -> float:
-    """A quantity of a claim, which may be the difference ``a - b`` of two."""
-    first, _, second = quantity.partition(" - ")
-    return found[first] - (found[second] if second else 0.0)
 
 
 def _seed(work: Study, width: int, seed: int, names: Sequence[str]) -> dict[str, float]:
