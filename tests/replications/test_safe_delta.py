@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from safewright.cli.main import run
-from safewright.replications import find, names
+from safewright.replications import find, names, value_of
 from safewright.replications import safe_delta as module
 from safewright.stats import Claim
 
@@ -76,8 +76,8 @@ def test_a_refuted_claim_is_exit_10(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_difference_is_a_quantity() -> None:
-    assert module.value_of("a.b - c.d", {"a.b": 0.75, "c.d": 0.5}) == 0.25
-    assert module.value_of("a.b", {"a.b": 0.75}) == 0.75
+    assert value_of("a.b - c.d", {"a.b": 0.75, "c.d": 0.5}) == 0.25
+    assert value_of("a.b", {"a.b": 0.75}) == 0.75
 
 
 def test_retention_is_the_share_of_what_was_learned() -> None:
