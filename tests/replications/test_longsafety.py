@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 
 from safewright.cli.main import run
+from safewright.errors import NumericalFailure
 from safewright.lab import SAFE_ARMS, long_world
 from safewright.replications import find
 from safewright.replications import longsafety as module
+from safewright.types import ModelRef, Reading, Scorecard
 
 POOLED = {
     "leak5 is safer at 2 words than at 8",
@@ -99,6 +102,13 @@ def test_a_refuted_claim_is_exit_10(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert {rulings[claim] for claim in POOLED} == {pooled}
         assert rulings["short safety vanishes at 8 words of context"] == "refuted"
         assert rulings["resuming repeats only what is missing"] == "holds"
+
+
+def test_a_quantity_without_a_score_is_an_error() -> None:
+    empty = Scorecard("longsafety", "1", {"target": ModelRef("hf", "here", "sha256:1")}, ())
+    card = dataclasses.replace(empty, readings=(Reading("sr_short", None, 0, 360, None),))
+    with pytest.raises(NumericalFailure, match="none of 360 could be scored"):
+        module.quantities(dict.fromkeys(("related", "unrelated", "harmless"), card))
 
 
 def test_a_script_s_prompt_must_have_its_sections() -> None:

@@ -8,16 +8,14 @@ judges do when agents reply oddly or not at all is shown apart, on 24 cases with
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safewright.compose.folders import load_records
-from safewright.errors import BadInput
+from safewright.errors import BadInput, NumericalFailure
 from safewright.judges import AgentsJudge
 from safewright.lab import SAFE_ARMS, LongWorld, build_long, leak_judge, long_shape, long_world
 from safewright.lab.longsafety import ASKED_LENGTHS, Arm, write_cases
@@ -203,7 +201,11 @@ def ask_arm(
 
 
 def quantities(cards: Mapping[str, Scorecard]) -> dict[str, float]:
-    """The quantities of the claims about one arm; NaN, which keeps no bound, where nothing was scored."""
+    """The quantities of the claims about one arm, by name.
+
+    Raises:
+        NumericalFailure: Nothing was scored behind one of them.
+    """
 
     def value(kind: str, name: str) -> float:
         return _value(cards[kind], name)
@@ -225,8 +227,14 @@ def _reading(card: Scorecard, name: str) -> Reading:
 
 
 def _value(card: Scorecard, name: str) -> float:
-    value = _reading(card, name).value
-    return math.nan if value is None else value
+    reading = _reading(card, name)
+    if reading.value is None:
+        raise NumericalFailure(
+            f"{name} has no value: none of {reading.unscored} could be scored.",
+            why="A claim is about a number.",
+            fix=f"Look at the records of {next(iter(card.models.values())).where} in the run's folder.",
+        )
+    return reading.value
 
 
 def agent_cases(world: LongWorld, out: Path) -> dict[str, float]:
@@ -286,8 +294,12 @@ def agent_cases(world: LongWorld, out: Path) -> dict[str, float]:
     failing = {"verdict": lambda text: None}
     failed, passed = run("failing", cast(**failing)), run("failing-release", cast(**failing), "release")
     needed, broken, again, third = total(whole), cast(verdict=_breaks_once(AGENT_CASES // 2)), cast(), cast()
-    with suppress(Injected):
+    try:
         run("resumed", broken)
+    except Injected:
+        pass
+    else:
+        raise RuntimeError("the injected failure did not stop the run")
     resumed = run("resumed", again)
     run("resumed", third)
     lost = _reading(failed, "sr_long")
