@@ -45,6 +45,9 @@ DEFAULT_TOKENS = 2048
 IN_FLIGHT = 4
 """Batches' worth of requests under way at once: while one batch is answered, the next ones wait already."""
 
+MANY = 1024
+"""Requests to a server that our own engine lets through at once."""
+
 OPTIONS = ("device", "dtype", "batch_size", "timeout")
 """What ``-M`` may set."""
 
@@ -112,8 +115,11 @@ class Engine:
         """The model, opened when first asked for."""
         with self._lock:
             if self._loaded is None:
+                # How many requests to a server are under way is Inspect's to say: two limits would be one too
+                # many, and the model in a role has no -M of its own.
+                how = self.options if self.local else dataclasses.replace(self.options, batch_size=MANY)
                 need = frozenset({"generate"})
-                self._loaded = load(self.ref, need=need, **dataclasses.asdict(self.options))
+                self._loaded = load(self.ref, need=need, **dataclasses.asdict(how))
                 self._batcher = Batcher(self._loaded, self.batch) if self.local else None
             return self._loaded
 
