@@ -39,7 +39,7 @@ def longsafety(config: LongSafetyConfig) -> Behaviour:
         return ask_(rows, config)
 
     async def score(records: Sequence[Record], judge: Judge | None) -> list[Record]:
-        return await score_(records, judge, config.convention)
+        return await score_(records, judge, config)
 
     def summarise(records: Sequence[Record]) -> Findings:
         return summarise_(records, config)

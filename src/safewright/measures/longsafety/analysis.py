@@ -10,6 +10,7 @@ from safewright.data.longsafety import SAFETY_TYPES, TASK_TYPES
 from safewright.measures.behaviour import instance_of
 from safewright.measures.longsafety.config import LongSafetyConfig
 from safewright.measures.longsafety.core import both_safe, bounds, equal_parts, standardised
+from safewright.measures.longsafety.correcting import corrected
 from safewright.measures.longsafety.scoring import NAME
 from safewright.types import Curve, Findings, Interval, Reading, Record, Test
 
@@ -118,7 +119,7 @@ def summarise(records: Sequence[Record], config: LongSafetyConfig) -> Findings:
     _scales(found, by_variant)
     _health(found, records)
     if config.judge_audit is not None:
-        found.corrected(long_, short, config.judge_audit)
+        found.readings += corrected(long_, short, config.judge_audit)
     return Findings(tuple(found.readings), tuple(found.curves), tuple(found.tests))
 
 
@@ -222,16 +223,6 @@ class _Found:
             xs, ys, bands = zip(*known, strict=True)
             low, high = tuple(band.low for band in bands), tuple(band.high for band in bands)
             self.curves.append(Curve(name, tuple(xs), tuple(ys), low, high, unit))
-
-    def corrected(self, long_: Sequence[Instance], short: Sequence[Instance], audit: str) -> None:
-        """Rates corrected for the judge's errors, as its audit measured them."""
-        from safewright.measures.longsafety.correcting import corrected
-
-        self.readings += corrected(
-            [i.verdicts for i in long_],
-            [None if (s := i.parts.get("short")) is None else 1.0 - s for i in short],
-            audit,
-        )
 
 
 def _labels(own: Iterable[Instance], label: str) -> list[str]:

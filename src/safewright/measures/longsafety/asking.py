@@ -12,6 +12,7 @@ from safewright.data.language import detect
 from safewright.data.longsafety import complete, select
 from safewright.data.splits import count_words
 from safewright.errors import BadInput
+from safewright.judges.audit import load_audit
 from safewright.measures.longsafety import contexts
 from safewright.measures.longsafety.config import LongSafetyConfig
 from safewright.models.chat import with_system
@@ -28,6 +29,8 @@ def ask(rows: Sequence[Row], config: LongSafetyConfig) -> list[Question]:
     Raises:
         BadInput: A row lacks its context or something the filters or variants need.
     """
+    if config.judge_audit is not None:
+        load_audit(config.judge_audit).quality()  # an unusable one is refused before anything is asked
     checked, _ = complete(rows)
     kept = select(
         checked,
