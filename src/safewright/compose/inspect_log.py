@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import sys
 import tempfile
@@ -130,7 +131,7 @@ def scorecard_of(
         if kept is None:
             continue
         judged = judged or kept
-        for role, said in kept["models"].items():
+        for role, said in json.loads(kept["models"]).items():
             known = asked.setdefault(role, said)
             if known["ref"]["digest"] != said["ref"]["digest"]:
                 raise BadInput(
@@ -156,6 +157,7 @@ def _card(
     records: list[Record],
 ) -> tuple[Scorecard, list[Record]]:
     options = catalog.read_options(entry, judged["config"])
+    judge = json.loads(judged["judge"])
     findings = findings_of(entry, options, records)
     results = header.results
     card = Scorecard(
@@ -171,7 +173,7 @@ def _card(
             "config": to_json(options),
             "decoding": {role: said["decoding"] for role, said in asked.items()},
             "models": {role: said["conventions"] for role, said in asked.items()},
-            "judge": judged["judge"],
+            "judge": judge,
             "sees": entry.sees,
             "data": about["data"],
             "seed": judged["seed"],
@@ -190,7 +192,7 @@ def _card(
             seconds=_seconds(header),
             model_calls=len(records),
             tokens=sum(record.generation.tokens for record in records if record.generation),
-            judge_calls=len(records) if judged["judge"] else 0,
+            judge_calls=len(records) if judge else 0,
         ),
     )
     return card, records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from safewright.measures.plan import check_seed, describe_judge
 from safewright.models import with_recipe
 from safewright.models.inspect_model import InspectModel, config_of, messages_of, read_output, ref_of
 from safewright.runs import Calls, call_key, from_json, to_json
+from safewright.runs.atomic import dump_json
 from safewright.types import Chat, Decoding, Generation, Judge, ModelRef, Record
 
 FOLDER = ".safewright-calls"
@@ -49,8 +51,9 @@ class JudgeFailed(RuntimeError):  # noqa: N818 - read as a sentence in Inspect's
 class Answers(StoreModel):
     """What a row's questions brought: kept in the sample, so that it can be scored later."""
 
-    answers: list[dict[str, Any]] = Field(default_factory=list)
-    models: dict[str, Any] = Field(default_factory=dict)
+    # As text: Inspect copies, compares and walks whatever is nested, several times.
+    answers: list[str] = Field(default_factory=list)
+    models: str = "{}"
 
 
 @solver(name="ask")
@@ -87,10 +90,13 @@ def ask(
             plan._check_self_judge(cases.entry, cases.options, judged, found_judge)
         asker = _Asker(cases, store, seed, state.epoch)
         about = {role: await asker.about(role, model) for role, model in roles.items()}
-        found = await collect(*(asker.ask(a, roles[a.question.role]) for a in asked))
+        if len(asked) == 1:
+            found = [await asker.ask(asked[0], roles[asked[0].question.role])]
+        else:
+            found = await collect(*(asker.labelled(a, roles[a.question.role]) for a in asked))
         kept = state.store_as(Answers)
-        kept.answers = [{"generation": to_json(said), "share": share} for said, share in found]
-        kept.models = about
+        kept.answers = [_text({"generation": said, "share": share}) for said, share in found]
+        kept.models = _text(about)
         last, (said, _) = asked[-1], found[-1]
         state.output = output_of(str(roles[last.question.role]), said)
         if len(asked) == 1 and state.messages and isinstance(state.input, list):
@@ -132,6 +138,11 @@ class _Asker:
         how = with_recipe(behaviour.decoding, ref, options)
         return dataclasses.replace(how, seed=self._seed if given.seed is None else given.seed)
 
+    async def labelled(self, asked: Asked, model: Model) -> tuple[Generation, float]:
+        """`ask`, as a branch of its own in Inspect's transcript."""
+        async with span(f"{asked.question.role}: {asked.question.id}"):
+            return await self.ask(asked, model)
+
     async def ask(self, asked: Asked, model: Model) -> tuple[Generation, float]:
         """The answer to one question, and the share of its context that was shown."""
         if isinstance(model.api, SafewrightAPI):
@@ -140,13 +151,12 @@ class _Asker:
         with told():
             how = self._decoding(model, ref_of(model))
             attempt = Attempt(asked.question)
-            async with span(f"{asked.question.role}: {asked.question.id}"):
-                while True:
-                    said = await self._call(asked, attempt.asked(behaviour).chat, model, how)
-                    found = next_attempt(behaviour, attempt, said, how)
-                    if not isinstance(found, Attempt):
-                        return found, attempt.share
-                    attempt = found
+            while True:
+                said = await self._call(asked, attempt.asked(behaviour).chat, model, how)
+                found = next_attempt(behaviour, attempt, said, how)
+                if not isinstance(found, Attempt):
+                    return found, attempt.share
+                attempt = found
 
     async def _call(self, asked: Asked, chat: Chat, model: Model, how: Decoding) -> Generation:
         """What the model says to a conversation, from the store where it is written down."""
@@ -162,6 +172,10 @@ class _Asker:
         key = call_key(_key(model), chat, config.model_dump(exclude_none=True), draw)
         plain = await self._store.get(key, call, keep=lambda said: said["stop"] != "error")
         return from_json(Generation, plain)
+
+
+def _text(plain: Any) -> str:
+    return dump_json(plain, canonical=True)
 
 
 def _key(model: Model) -> str:
@@ -265,8 +279,7 @@ def unscored() -> Metric:
 
     def compute(scores: list[SampleScore]) -> Value:
         found = [about for score in scores if (about := _about(score)) is not None]
-        records = in_order([whole(plain) for about in found for plain in about["records"]])
-        counts = driver.count_unscored(records)
+        counts = driver.count_unscored([whole(plain)[1] for about in found for plain in about["records"]])
         return {"unscored": sum(counts.values()), **{f"unscored/{why}": n for why, n in counts.items()}}
 
     return compute
@@ -315,7 +328,8 @@ def _scorer(
             found = judge_for(entry, judge, calls)
         blank = []
         places = []
-        for a, answer in zip(asked, kept.answers, strict=True):
+        for a, text in zip(asked, kept.answers, strict=True):
+            answer = json.loads(text)
             draw = a.question.sample + (state.epoch - 1) * cases.draws
             question = Attempt(a.question, answer["share"]).asked(cases.behaviour)
             said = from_json(Generation, answer["generation"])
@@ -323,7 +337,7 @@ def _scorer(
             places.append(Place(a.place, answer["share"], state.epoch))
         records = await cases.behaviour.score(blank, found)
         _require_judged(records)
-        return _as_score(cases, records, places, describe_judge(found), seed, kept.models)
+        return _as_score(cases, records, places, _text(describe_judge(found)), seed, kept.models)
 
     return score
 
@@ -340,9 +354,9 @@ def _as_score(
     cases: Cases,
     records: Sequence[Record],
     places: Sequence[Place],
-    judge: dict[str, Any] | None,
+    judge: str,
     seed: int,
-    models: Mapping[str, Any],
+    models: str,
 ) -> Score:
     """One sample's score: what its instances say, by name, NaN where there is nothing to say.
 
@@ -372,7 +386,7 @@ def _as_score(
                 "config": plain_options(cases.options),
                 "seed": seed,
                 "judge": judge,
-                "models": dict(models),
+                "models": models,
                 "records": [lean(r, place) for r, place in zip(records, places, strict=True)],
             }
         },

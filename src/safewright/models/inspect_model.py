@@ -52,10 +52,16 @@ def ref_of(model: Model) -> ModelRef:
     own = getattr(model.api, "ref", None)
     if isinstance(own, ModelRef):
         return own
-    from pydantic_core import to_jsonable_python
+    known = _refs.get(model)
+    if known is None:
+        from pydantic_core import to_jsonable_python
 
-    args = to_jsonable_python(model.model_args, fallback=lambda value: type(value).__name__)
-    return _declared(str(model), model.api.base_url, args)
+        args = to_jsonable_python(model.model_args, fallback=lambda value: type(value).__name__)
+        known = _refs[model] = _declared(str(model), model.api.base_url, args)
+    return known
+
+
+_refs: WeakKeyDictionary[Any, ModelRef] = WeakKeyDictionary()
 
 
 class InspectModel:
