@@ -85,7 +85,8 @@ class Decoding:
     """How answers are generated. ``temperature`` 0 is greedy; ``seed`` matters only above 0.
 
     A prompt that leaves an answer less room than ``least_room`` tokens (or ``max_new_tokens``, where that is
-    less) is overlong.
+    less) is overlong. ``special_twice`` puts the tokenizer's special tokens around a rendered template that has
+    them already, as some authors' code does; only a model that is run here can be asked so.
     """
 
     max_new_tokens: int = 256
@@ -94,6 +95,7 @@ class Decoding:
     top_k: int = 0
     seed: int = 0
     least_room: int = 1
+    special_twice: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from safewright.inspect_plugin.batching import Batcher, Said
 from safewright.models import EngineOptions, Loaded, load, resolve, with_recipe
 from safewright.models._http import FILTERED
 from safewright.models.chat import token_ids
-from safewright.models.inspect_model import PROVIDER, keep
+from safewright.models.inspect_model import OURS, PROVIDER, keep
 from safewright.models.references import check_unchanged
 from safewright.runs import digest_json
 from safewright.types import Chat, Decoding, Generation, ModelRef
@@ -289,7 +289,7 @@ class SafewrightAPI(ModelAPI):
             "top_p": None if config.top_p is None else float(config.top_p),
             "top_k": config.top_k,
             "seed": config.seed,
-            "least_room": (config.extra_body or {}).get("least_room"),
+            **{name: (config.extra_body or {}).get(name) for name in OURS},
         }
         given = {name: value for name, value in chosen.items() if value is not None}
         return with_recipe(Decoding(max_new_tokens=DEFAULT_TOKENS), self.ref, given)

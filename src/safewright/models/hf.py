@@ -143,7 +143,7 @@ class HfModel:
     ) -> Generator[list[tuple[int, Generation]]]:
         how = checked(how)
         texts = [chats_.render(self.tokenizer, chat) for chat in chats]
-        prompts = [self._ids(text) for text in texts]
+        prompts = [self._ids(text, special_twice=how.special_twice) for text in texts]
         lengths = [len(prompt) for prompt in prompts]
         least = least_room(how)
         batches = plan_batches(
@@ -307,13 +307,16 @@ class HfModel:
                     fix="Save it again from a checkpoint before its training broke down.",
                 )
 
-    def _ids(self, text: str) -> list[int]:
+    def _ids(self, text: str, *, special_twice: bool = False) -> list[int]:
         """A text's tokens as a prompt.
 
         Raises:
             BadInput: The tokenizer writes tokens that the model does not have.
         """
-        ids = chats_.tokenize(self.tokenizer, text)
+        if special_twice:
+            ids = chats_.token_ids(self.tokenizer, text, special=True)
+        else:
+            ids = chats_.tokenize(self.tokenizer, text)
         self._check_ids(ids)
         return ids
 

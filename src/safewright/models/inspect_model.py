@@ -23,6 +23,9 @@ PROVIDER = "safewright"
 """Our own provider's name, whose models say what they are and how they answered."""
 KEPT = "safewright_generation"
 """Where an output of our own provider holds the `Generation` it was made from."""
+OURS = ("least_room", "special_twice")
+"""Fields of a decoding that Inspect has no option for: our own provider gets them in the request's body."""
+PLAIN = Decoding()
 RETRIES = 5
 """Tries after the first one, outside an evaluation: Inspect itself would go on for ever."""
 GIVE_UP_AFTER = 8
@@ -263,8 +266,10 @@ def config_of(how: Decoding, model: Model, index: int = 0) -> GenerateConfig:
             config.top_p = how.top_p
         if how.top_k:
             config.top_k = how.top_k
-    if isinstance(getattr(model.api, "ref", None), ModelRef) and how.least_room > 1:
-        config.extra_body = {"least_room": how.least_room}
+    if isinstance(getattr(model.api, "ref", None), ModelRef):
+        config.extra_body = {
+            name: getattr(how, name) for name in OURS if getattr(how, name) != getattr(PLAIN, name)
+        }
     return config
 
 

@@ -40,8 +40,12 @@ def check_decoding(chosen: Mapping[str, Any], *, where: str = "") -> dict[str, A
                 f"{where or 'Decoding'} sets the unknown decoding option {key!r}.", fix=nearest(key, _RANGES)
             )
         kind, fits, must = _RANGES[key]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or (kind is int and not isinstance(value, int)) or not fits(value):
+        if kind is bool:
+            right = isinstance(value, bool)
+        else:
+            right = isinstance(value, (int, float)) and not isinstance(value, bool)
+            right = right and not (kind is int and not isinstance(value, int))
+        if not right or not fits(value):
             raise BadInput(f"{where + ': ' if where else ''}{key} is {value!r}.", fix=f"It must be {must}.")
         checked[key] = kind(value)
     return checked
@@ -58,6 +62,7 @@ _RANGES: dict[str, tuple[Any, Any, str]] = {
     "top_k": (int, lambda k: k >= 0, "a whole number, 0 (all tokens) or more"),
     "seed": (int, lambda _: True, "a whole number"),
     "least_room": (int, lambda n: n >= 1, "a whole number, at least 1"),
+    "special_twice": (bool, lambda _: True, "true or false"),
 }
 
 

@@ -49,7 +49,9 @@ def longsafety(config: LongSafetyConfig) -> Behaviour:
         score=score,
         summarise=summarise,
         values=instance_values,
-        decoding=Decoding(max_new_tokens=2048, least_room=LEAST_ROOM),
+        decoding=Decoding(
+            max_new_tokens=2048, least_room=LEAST_ROOM, special_twice=config.convention == "release"
+        ),
         chosen=config.chosen(),
         overflow=config.overflow,
         shorten=shortened,
