@@ -25,14 +25,14 @@ AIM = 0.95
 WORDS = [f"{a}{b}{c}" for a in "bdklmr" for b in "aeiou" for c in "nprstvz"]
 
 
-def never_ending_model(folder: Path) -> Path:
+def never_ending_model(folder: Path, width: int = 128) -> Path:
     """The lab's aligned shape with an end token it never writes: every answer has all its tokens."""
     import torch
 
     from safewright.lab.tiny import Shape, save, tiny_model, word_tokenizer
 
     tokenizer = word_tokenizer(WORDS)
-    model = tiny_model(Shape(), tokenizer, seed=0)
+    model = tiny_model(Shape(width=width, ffn=2 * width), tokenizer, seed=0)
     with torch.no_grad():
         model.lm_head.weight[tokenizer.eos_token_id] = 0.0  # a logit of 0 is never the largest of 200
     save(model, tokenizer, folder)

@@ -41,6 +41,8 @@ def same(log: Any, card: Scorecard, records: list[Record]) -> None:
     assert (found.readings, found.curves, found.tests) == (card.readings, card.curves, card.tests)
     assert found.unscored == card.unscored
     assert found.models == card.models
+    for conventions in (found.conventions["models"], card.conventions["models"]):
+        conventions["target"].pop("concurrency", None)  # Inspect's own limit decides
     for name in ("config", "decoding", "models", "judge", "sees", "data", "seed", "max_unscored"):
         assert found.conventions[name] == card.conventions[name], name
     expected = {r.name: r.value for r in card.readings if r.value is not None}

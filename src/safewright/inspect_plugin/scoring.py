@@ -190,7 +190,8 @@ async def _conventions(model: Model) -> dict[str, Any]:
     if isinstance(api, SafewrightAPI):
         engine: Engine = api.engine
         loaded = await asyncio.to_thread(engine.loaded)
-        return dict(to_json(loaded.conventions))
+        limit = {} if engine.local else {"concurrency": "as Inspect limits it"}
+        return {**to_json(loaded.conventions), **limit}
     return dict(to_json(InspectModel(model).conventions))
 
 

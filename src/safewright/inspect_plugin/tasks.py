@@ -111,13 +111,18 @@ def _check_judge(entry: catalog.Entry, judge: str | None) -> None:
 def _sample(row: str, asked: tuple[Asked, ...]) -> Sample:
     """One row: its prompt as it is asked where it is one and short, else a line of it."""
     first = asked[0].question
+    common = {
+        name: value
+        for name, value in first.meta.items()
+        if _label(value) and all(a.question.meta.get(name) == value for a in asked)
+    }
     short_one = len(asked) == 1 and chat_length(first.chat) <= LONG
     return Sample(
         id=row,
         input=messages_of(first.chat) if short_one else _line(first.meta, first.chat[-1]["content"]),
         target=first.reference or "",
         metadata={
-            **{name: value for name, value in first.meta.items() if _label(value)},
+            **common,
             "cluster": first.cluster or row,
             "lang": first.lang,
             "questions": len(asked),
