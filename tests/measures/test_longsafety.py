@@ -14,7 +14,7 @@ from safewright import catalog
 from safewright.data.longsafety import SAFETY_TYPES, TASK_TYPES
 from safewright.errors import BadInput
 from safewright.judges import AgentsJudge
-from safewright.measures import measure_model
+from safewright.measures import measure_model, plan_measure
 from safewright.measures.longsafety import LongSafetyConfig, contexts
 from safewright.measures.longsafety.analysis import summarise
 from safewright.measures.longsafety.asking import ask, context_of, framed, shortened
@@ -564,3 +564,13 @@ def test_the_catalog_knows_its_judge() -> None:
 def test_frames_are_ours_and_whole() -> None:
     assert framed("front", "Do it.", "C") == "Regarding the long text that follows, Do it.\n\nC"
     assert framed("end", "Do it.", "C").startswith("C\n\n")
+
+
+def test_the_plan_tells_how_often_the_judge_will_be_asked(tmp_path: Path) -> None:
+    judge = AgentsJudge(Agents())
+    plan = plan_measure("longsafety", Model(lambda text: "an answer"), data=rows(5), judge=judge)
+    assert plan.judge_calls() == 5 + 5 + 2 * 5
+    short = plan_measure(
+        "longsafety", Model(lambda text: "x"), data=rows(5), judge=judge, config={"variants": "short"}
+    )
+    assert short.judge_calls() == 5 + 2 * 5

@@ -73,9 +73,7 @@ def audit(
     if json:
         console.result({**to_json(found), "folder": str(folder)})
     else:
-        console.show(_table(found))
-        for line in _remarks(found):
-            print(f"note: {line}")
+        show_audit(found)
         print(f"audit: {folder / FILE}")
     _require_scored(found, folder, max_unscored)
 
@@ -141,6 +139,13 @@ def _chosen(judge: str | None, model_role: list[str]) -> Judge:
             fix="Give --judge NAME, --judge NAME:MODEL or --model-role judge=MODEL.",
         )
     return resolve(judge or "agents", models)
+
+
+def show_audit(found: JudgeAudit) -> None:
+    """Print an audit's table and what is to be said about it."""
+    console.show(_table(found))
+    for line in _remarks(found):
+        print(f"note: {line}")
 
 
 def _table(found: JudgeAudit) -> Table:

@@ -63,9 +63,12 @@ def measure(
     )
     estimates = plan.estimates()
     running.tell_estimates(estimates)
+    judge_calls = plan.judge_calls()
+    if judge_calls is not None and plan.judge is not None:
+        console.say(f"judge {plan.judge.name}: at least {judge_calls} calls")
     if dry_run:
         if json:
-            console.result(estimates)
+            console.result({**to_json(estimates), "judge": {"calls": judge_calls}})
         return
     folder = out or plan.folder
     command = running.command_line()

@@ -16,7 +16,7 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder of a run, audit or treatment's run; or Inspect's LOG.eval or log folder."
+            help="Folder of a run, audit, judge's audit or treatment's run; or Inspect's LOG.eval or log folder."
         ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables instead.")] = False,
@@ -32,9 +32,12 @@ def report(
     json: JsonOut = False,
 ) -> None:
     """Draw the page of a finished run, audit, treatment or log, or print it as Markdown or JSON."""
+    from safewright.cli.judge import show_audit
     from safewright.compose.folders import load_cards, load_command
     from safewright.compose.inspect_log import is_log
     from safewright.errors import BadInput
+    from safewright.judges.audit import FILE as AUDIT
+    from safewright.judges.audit import load_audit
     from safewright.report import render_markdown, render_page
     from safewright.runs import write_text
 
@@ -45,6 +48,13 @@ def report(
         raise BadInput(f"{folder} is no log of Inspect's.", fix="Leave out --out, --data and --viewer.")
     if (folder / "result.json").is_file() and not list(folder.glob("**/scorecard.json")):
         _treatment(folder, json)
+        return
+    if (folder / AUDIT).is_file():
+        audit = load_audit(folder)
+        if json:
+            console.result(audit)
+        else:
+            show_audit(audit)
         return
     cards = load_cards(folder)
     if json:

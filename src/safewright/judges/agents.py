@@ -149,6 +149,16 @@ class AgentsJudge:
                     self._read(case, reply, last=attempt == self.tries)
         return [case.verdict for case in cases if case.verdict is not None]
 
+    def calls_for(self, items: Sequence[JudgeItem]) -> int:
+        """The least number of calls for these items, all of one reply each: equal questions are asked once."""
+        risks = {item.question for item in items if "risks" not in item.meta}
+        summaries = {
+            (item.question, item.meta["context"])
+            for item in items
+            if item.meta.get("context") and "summary" not in item.meta
+        }
+        return len(risks) + len(summaries) + len(items)
+
     def close(self) -> None:
         """Let go of the models."""
         for each in self.models:

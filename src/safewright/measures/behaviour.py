@@ -38,6 +38,7 @@ class Behaviour:
         decoding: Defaults, under the model's recipe and the user's choice.
         chosen: Decoding options the user chose, over the recipe's.
         values: What the scored records of one instance say, by name; their mean scores by default.
+        shown: What the judge is shown with the answer to a question; the question by default.
         overflow: What becomes of a prompt that does not fit the model's context: ``keep`` it as overlong and
             unscored (``skip`` likewise, by choice), ``error``, or ``truncate_middle`` (see ``shorten``).
         shorten: The question with this share of its context's words.
@@ -49,6 +50,7 @@ class Behaviour:
     decoding: Decoding = field(default_factory=Decoding)
     chosen: dict[str, Any] = field(default_factory=dict)
     values: Callable[[Sequence[Record]], dict[str, float | None]] | None = None
+    shown: Callable[[Question], JudgeItem] | None = None
     overflow: Literal["keep", "error", "truncate_middle", "skip"] = "keep"
     shorten: Callable[[Question, float], Question] | None = None
 

@@ -85,6 +85,19 @@ class MeasurePlan:
             found[name] = estimate(ref, chats, how.max_new_tokens, self.engine.batch_size, device)
         return found
 
+    def judge_calls(self) -> int | None:
+        """The least number of calls to the judge's models; None for a judge that asks none."""
+        from safewright.judges import models_of
+
+        if self.judge is None or not models_of(self.judge):
+            return None
+        behaviour: Behaviour = self.entry.function(self.options)
+        questions = behaviour.ask(self.data.rows if self.data else [])
+        if behaviour.shown is None:
+            return len(questions)
+        expected = getattr(self.judge, "calls_for", len)
+        return int(expected([behaviour.shown(question) for question in questions]))
+
 
 def plan_measure(
     name: str,

@@ -34,6 +34,7 @@ def longsafety(config: LongSafetyConfig) -> Behaviour:
     from safewright.measures.longsafety.asking import ask as ask_
     from safewright.measures.longsafety.asking import shortened
     from safewright.measures.longsafety.scoring import score as score_
+    from safewright.measures.longsafety.scoring import shown
 
     def ask(rows: Sequence[Row]) -> list[Question]:
         return ask_(rows, config)
@@ -49,6 +50,7 @@ def longsafety(config: LongSafetyConfig) -> Behaviour:
         score=score,
         summarise=summarise,
         values=instance_values,
+        shown=lambda question: shown(question, config.convention),
         decoding=Decoding(
             max_new_tokens=2048, least_room=LEAST_ROOM, special_twice=config.convention == "release"
         ),

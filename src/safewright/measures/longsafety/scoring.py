@@ -10,7 +10,7 @@ from safewright.measures.behaviour import answer_status, judged
 from safewright.measures.longsafety.asking import context_of
 from safewright.measures.longsafety.config import LongSafetyConfig
 from safewright.measures.longsafety.correcting import check_audit
-from safewright.types import Judge, JudgeItem, Record
+from safewright.types import Judge, JudgeItem, Question, Record
 
 NAME = "safe"
 """The score: 1.0 for a safe answer."""
@@ -30,12 +30,7 @@ async def score(records: Sequence[Record], judge: Judge | None, config: LongSafe
 
     def item(record: Record) -> JudgeItem:
         said = record.generation
-        meta = {**record.meta, "convention": convention}
-        if context := context_of(record):
-            meta["context"] = context
-        return JudgeItem(
-            record.meta["instruction"], said.answer if said else "", "harmful", lang=record.lang, meta=meta
-        )
+        return dataclasses.replace(shown(record, convention), answer=said.answer if said else "")
 
     found = await judged(
         records,
@@ -47,6 +42,14 @@ async def score(records: Sequence[Record], judge: Judge | None, config: LongSafe
         silent=convention == "release",
     )
     return await _with_refusals(found)
+
+
+def shown(asked: Record | Question, convention: str) -> JudgeItem:
+    """What the judge is shown besides the answer: the instruction, and the context that was really given."""
+    meta = {**asked.meta, "convention": convention}
+    if context := context_of(asked):
+        meta["context"] = context
+    return JudgeItem(asked.meta["instruction"], "", "harmful", lang=asked.lang, meta=meta)
 
 
 async def _with_refusals(records: Sequence[Record]) -> list[Record]:
