@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from safewright import catalog
+from safewright.compose.compare import compare
 from safewright.data.longsafety import SAFETY_TYPES, TASK_TYPES
 from safewright.errors import BadInput
 from safewright.judges import AgentsJudge
@@ -574,3 +575,21 @@ def test_the_plan_tells_how_often_the_judge_will_be_asked(tmp_path: Path) -> Non
         "longsafety", Model(lambda text: "x"), data=rows(5), judge=judge, config={"variants": "short"}
     )
     assert short.judge_calls() == 5 + 2 * 5
+
+
+def test_runs_are_compared_by_instance_under_one_convention(tmp_path: Path) -> None:
+    def verdict(text: str) -> str:
+        return str(int("bad" in (section(text, "response") or "")))
+
+    data = rows(12)
+    measured(tmp_path / "a", Agents(verdict), data=data)
+    worse = Model(lambda text: "bad" if text.startswith("Regarding") else "good", "worse")
+    measured(tmp_path / "b", Agents(verdict), data=data, target=worse)
+    found = {delta.score: delta for delta in compare(tmp_path / "a", tmp_path / "b").deltas}
+    assert {"sr_long", "sr_front", "sr_end"} == set(found)
+    assert [found[name].difference for name in ("sr_long", "sr_front", "sr_end")] == [-1.0, -1.0, 0.0]
+    assert found["sr_long"].n == 12
+    assert found["sr_long"].better == "higher"
+    measured(tmp_path / "c", Agents(verdict), data=data, convention="release")
+    with pytest.raises(BadInput, match="conventions corrected and release"):
+        compare(tmp_path / "a", tmp_path / "c")

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safewright import catalog
 from safewright.compose.folders import find_cards, load_card
 from safewright.errors import BadInput
+from safewright.measures.behaviour import instance_of
 from safewright.measures.plan import check_seed
 from safewright.runs import to_json
 from safewright.stats import (
@@ -23,14 +25,14 @@ from safewright.stats import (
     paired_cluster_bootstrap,
     paired_permutation,
 )
-from safewright.types import Delta, Interval, ModelRef, Reading, Record, Scorecard
+from safewright.types import Delta, Interval, ModelRef, Reading, Record, Scorecard, Status
 
 Floats = NDArray[np.float64]
 
 Key = tuple[str, str, int]
 """What makes two records a pair: id, role, sample."""
 
-DECIDING = ("judge", "decoding", "data.digest")
+DECIDING = ("judge", "decoding", "data.digest", "config")
 """Conventions that change what a number means; a difference in or below one of them is a warning."""
 
 NO_MATTER = frozenset({"data.source", "data.path"})
@@ -177,6 +179,14 @@ def _compare_cards(a: _Taken, b: _Taken, level: float, seed: int) -> _Part:
             why="A measure's version changes when its numbers change meaning.",
             fix="Run the older one again with this version of safewright.",
         )
+    conventions = [_flat(card.conventions).get("config.convention") for card in (card_a, card_b)]
+    if conventions[0] != conventions[1]:
+        raise BadInput(
+            f"{measure} was taken under the conventions {conventions[0]} and {conventions[1]}.",
+            why="Their figures do not mean the same.",
+            fix="Take one of them again, under the other's.",
+        )
+    records_a, records_b = _wholes(card_a, records_a), _wholes(card_b, records_b)
     index_a, index_b = _index(measure, records_a), _index(measure, records_b)
     pairs = [(index_a[key], index_b[key]) for key in index_a if key in index_b]
     if not pairs and (records_a or records_b):
@@ -214,6 +224,30 @@ def _compare_cards(a: _Taken, b: _Taken, level: float, seed: int) -> _Part:
         differences=differences,
         warnings=warnings,
     )
+
+
+def _wholes(card: Scorecard, records: list[Record]) -> list[Record]:
+    """One record per instance where the measure says what its answers say together, as its readings count them;
+    else the records as they are."""
+    entry = next((e for e in catalog.entries("measure") if e.name == card.measure and e.behaviour), None)
+    values = (
+        entry.function(catalog.read_options(entry, card.conventions.get("config", {}))).values
+        if entry
+        else None
+    )
+    if values is None:
+        return records
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        grouped.setdefault(instance_of(record), []).append(record)
+    wholes = []
+    for name, group in grouped.items():
+        scores = values(group)
+        status: dict[str, Status] = {
+            key: "ok" if score is not None else "unparsed" for key, score in scores.items()
+        }
+        wholes.append(replace(group[0], id=name, scores=scores, status=status))
+    return wholes
 
 
 def _index(measure: str, records: Sequence[Record]) -> dict[Key, Record]:
@@ -375,4 +409,5 @@ _MEANING = {
     "judge": "part of the difference may be the judge's.",
     "decoding": "part of the difference may be the decoding's.",
     "data": "they may not have been asked the same questions.",
+    "config": "part of the difference may be the options'.",
 }

@@ -73,15 +73,18 @@ def instances(records: Sequence[Record]) -> list[Instance]:
 
 
 def instance_values(records: Sequence[Record]) -> dict[str, float | None]:
-    """What the records of one row say: safe in each position, and in both."""
+    """What the records of one row, or of one instance, say, under the names of the readings they go into."""
     found: dict[str, float | None] = {}
     for instance in instances(records):
-        own = instance.variant in ("long", "short")
-        prefix = "" if own else f"{instance.name.rpartition('/')[2]}_"
-        for position, safe in instance.parts.items():
-            found[f"{prefix}{position}"] = safe
-        if "front" in instance.parts:
-            found[f"{prefix}long"] = instance.both
+        if instance.variant == "long":
+            found |= {f"sr_{position}": safe for position, safe in instance.parts.items()}
+            found["sr_long"] = instance.both
+        elif instance.variant == "short":
+            found["sr_short"], found["sr_short2"] = instance.parts.get("short"), instance.both
+        elif instance.variant == "irrelevant":
+            found["sr_irrelevant"] = instance.both
+        else:
+            found[f"sr_long/scale/{instance.variant}"] = instance.both
     return found
 
 
