@@ -5,9 +5,9 @@ does for a user: a sample, a transcript and a log entry per prompt. Three figure
 provider under a task that only generates (the aim is about this one), the task of a whole measure (records,
 keyword judge, metrics), and Inspect's own hf provider. Repeats alternate; ratios of medians are printed.
 
-Inspect spends some milliseconds of the interpreter on each sample, whatever the model. Beside a model of 0.5 M
-parameters, whose engine is interpreter too, that is a large share (``--width 128``); the aim is about the
-lab's largest width, where the engine computes.
+Inspect spends some milliseconds of a processor on each sample, whatever the model. Beside a model of 0.5 M
+parameters (``--width 128``), which takes no longer for a whole answer, that is a large share; the aim is about
+the lab's largest width.
 
     python benchmarks/inspect_throughput.py [--width 512] [--repeats 3] [--no-hf] [--out results.json]
 """
@@ -74,6 +74,9 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--width", type=int, default=512, help="Of the model: 128, 256 or 512.")
+    parser.add_argument(
+        "--process", action="store_true", help="The provider's model in a process of its own."
+    )
     parser.add_argument("--no-hf", action="store_true", help="Leave Inspect's own provider out.")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -88,7 +91,8 @@ def main() -> None:
         engine = load(folder, batch_size=BATCH)
         chats = [row.prompt for row in rows]
         how = Decoding(max_new_tokens=NEW_TOKENS)
-        model = get_model(f"safewright/{folder}", batch_size=BATCH, memoize=False)
+        own = not arguments.thread
+        model = get_model(f"safewright/{folder}", batch_size=BATCH, process=own, memoize=False)
         ours = {"data": str(data), "config": {"max_new_tokens": NEW_TOKENS}, "calls": "off"}
 
         def engine_work() -> int:
@@ -119,6 +123,7 @@ def main() -> None:
             "tokens": PROMPTS * NEW_TOKENS,
             "batch": BATCH,
             "width": arguments.width,
+            "process": own,
             **{
                 f"{name}_tokens_per_second": round(PROMPTS * NEW_TOKENS / value)
                 for name, value in median.items()

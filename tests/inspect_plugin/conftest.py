@@ -49,7 +49,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def run(task: str, model: Any, data: Path, logs: Path, *, roles: Any = None, **args: Any) -> Any:
-    """The log of one of our tasks."""
+    """The log of one of our tasks; local models stay in this process, which is quicker to begin with."""
     more = {name: args.pop(name) for name in ("epochs", "limit", "max_tokens", "temperature") if name in args}
     (log,) = inspect_ai.eval(
         f"safewright/{task}",
@@ -58,6 +58,7 @@ def run(task: str, model: Any, data: Path, logs: Path, *, roles: Any = None, **a
         task_args={"data": str(data), **args},
         log_dir=str(logs),
         display="none",
+        model_args={"process": False},
         **more,
     )
     return log

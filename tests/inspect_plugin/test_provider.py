@@ -37,7 +37,7 @@ def chats(count: int) -> list[Any]:
 
 
 def opened(where: Path | str, **options: Any) -> Model:
-    return get_model(f"safewright/{where}", memoize=False, **options)
+    return get_model(f"safewright/{where}", memoize=False, **{"process": False, **options})
 
 
 def ask(model: Model, prompts: list[Any], **config: Any) -> list[Any]:

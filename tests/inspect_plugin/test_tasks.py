@@ -297,6 +297,7 @@ def test_stored_answers_can_be_scored_later(tiny_folder: Path, data: Path, tmp_p
         model=pinned(tiny_folder),
         task_args={"data": str(data), "config": {"max_new_tokens": 8}},
         log_dir=str(tmp_path / "logs"),
+        model_args={"process": False},
         score=False,
         display="none",
     )

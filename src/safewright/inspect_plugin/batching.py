@@ -53,6 +53,10 @@ class Batcher:
 
         A failing item is a `Generation` with ``stop`` ``error``.
         """
+        return await asyncio.wrap_future(self.submit(chat, how))
+
+    def submit(self, chat: Chat, how: Decoding) -> Future[Said]:
+        """The same, from any thread."""
         request = _Request(chat, how, Future())
         with self._changed:
             self._waiting.append(request)
@@ -60,7 +64,7 @@ class Batcher:
             if not self._working:
                 self._working = True
                 self._pool.submit(self._work)
-        return await asyncio.wrap_future(request.future)
+        return request.future
 
     def _work(self) -> None:
         while requests := self._gather():

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
@@ -29,9 +29,11 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolChoice, ToolInfo
 
+from safewright.catalog import read_value
 from safewright.errors import BadInput, SafewrightError, nearest
 from safewright.inspect_plugin.batching import Batcher, Said
-from safewright.models import EngineOptions, Loaded, load, resolve, with_recipe
+from safewright.inspect_plugin.worker import Worker
+from safewright.models import EngineOptions, load, resolve, with_recipe
 from safewright.models._http import FILTERED
 from safewright.models.chat import token_ids
 from safewright.models.inspect_model import OURS, PROVIDER, keep
@@ -48,7 +50,7 @@ IN_FLIGHT = 4
 MANY = 1024
 """Requests to a server that our own engine lets through at once."""
 
-OPTIONS = ("device", "dtype", "batch_size", "timeout")
+OPTIONS = ("device", "dtype", "batch_size", "timeout", "process")
 """What ``-M`` may set."""
 
 _PINNED = re.compile(r"(.+)@([0-9a-f]{12})")
@@ -87,11 +89,10 @@ def told() -> Iterator[None]:
 class Engine:
     """A model that is opened at the first question, and shared by all roles that name it."""
 
-    def __init__(self, ref: ModelRef, options: EngineOptions) -> None:
-        self.ref, self.options = ref, options
+    def __init__(self, ref: ModelRef, options: EngineOptions, process: bool) -> None:
+        self.ref, self.options, self.process = ref, options, process
         self._lock = threading.Lock()
-        self._loaded: Loaded | None = None
-        self._batcher: Batcher | None = None
+        self._opened: _Opened | None = None
 
     @property
     def local(self) -> bool:
@@ -111,43 +112,67 @@ class Engine:
 
         return DEFAULT_CONCURRENCY
 
-    def loaded(self) -> Loaded:
-        """The model, opened when first asked for."""
+    async def opened(self) -> _Opened:
+        """The model, opened when it is first asked for."""
+        opened = self._opened
+        return await asyncio.to_thread(self._open) if opened is None else opened
+
+    def _open(self) -> _Opened:
         with self._lock:
-            if self._loaded is None:
-                # How many requests to a server are under way is Inspect's to say: two limits would be one too
-                # many, and the model in a role has no -M of its own.
-                how = self.options if self.local else dataclasses.replace(self.options, batch_size=MANY)
-                need = frozenset({"generate"})
-                self._loaded = load(self.ref, need=need, **dataclasses.asdict(how))
-                self._batcher = Batcher(self._loaded, self.batch) if self.local else None
-            return self._loaded
+            if self._opened is None:
+                self._opened = self._open_here() if not (self.local and self.process) else self._open_there()
+            return self._opened
+
+    def _open_here(self) -> _Opened:
+        # How many requests to a server are under way is Inspect's to say: two limits would be one too many,
+        # and the model in a role has no -M of its own.
+        how = self.options if self.local else dataclasses.replace(self.options, batch_size=MANY)
+        loaded: Any = load(self.ref, need=frozenset({"generate"}), **dataclasses.asdict(how))
+        if not self.local:
+            return _Opened(loaded.conventions, loaded)
+        return _Opened(loaded.conventions, loaded, Batcher(loaded, self.batch))
+
+    def _open_there(self) -> _Opened:
+        worker = Worker(self.ref, dataclasses.asdict(self.options), self.batch)
+        # That process does not know the files that were digested here.
+        check_unchanged(self.ref)
+        return _Opened(worker.conventions, worker, worker)
 
     async def ask(self, chat: Chat, how: Decoding) -> Said:
         """What the model says, and its prompt's tokens (0 where a server does not count them)."""
-        loaded = self._loaded
-        if loaded is None:
-            loaded = await asyncio.to_thread(self.loaded)
-        if self._batcher is not None:
-            return await self._batcher.ask(chat, how)
-        agenerate = getattr(loaded, "agenerate", None)
-        if agenerate is not None:
-            (said,) = await agenerate([chat], how)
-        else:
-            (said,) = await asyncio.to_thread(loaded.generate, [chat], how)
+        opened = await self.opened()
+        if opened.asked is not None:
+            return await opened.asked.ask(chat, how)
+        (said,) = await opened.model.agenerate([chat], how)
         return said, 0
 
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text; of a local model only."""
+        model = (await self.opened()).model
+        if isinstance(model, Worker):
+            return await model.tokenize(text)
+        return token_ids(model.tokenizer, text, special=False)
 
-def engine(where: str, options: EngineOptions) -> Engine:
+
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """An open model, how it is run, and who gathers requests to it where it computes on this machine."""
+
+    conventions: Mapping[str, Any]
+    model: Any
+    asked: Batcher | Worker | None = None
+
+
+def engine(where: str, options: EngineOptions, process: bool) -> Engine:
     """The engine for a reference, the same one for the same weights and options."""
     with _lock:
         ref = _resolved.get((where, options.dtype))
         if ref is None or not _unchanged(ref):
             ref = _resolved[where, options.dtype] = resolve(where, dtype=options.dtype)
-        key = digest_json([ref, options])
+        key = digest_json([ref, options, process])
         found = _engines.get(key)
         if found is None:
-            found = _engines[key] = Engine(ref, options)
+            found = _engines[key] = Engine(ref, options, process)
         return found
 
 
@@ -181,7 +206,8 @@ class SafewrightAPI(ModelAPI):
     """Models of this package under Inspect: a folder, an adapter, a hub id or a served model.
 
     The name may end with the first twelve digits of the model's digest; then it is checked.
-    Options (``-M``): ``device``, ``dtype``, ``batch_size``, ``timeout``.
+    Options (``-M``): ``device``, ``dtype``, ``batch_size``, ``timeout``, and ``process`` (false: a local model
+    in this process, where it shares the interpreter with Inspect's own work).
     """
 
     def __init__(
@@ -207,7 +233,8 @@ class SafewrightAPI(ModelAPI):
                     )
             found = _PINNED.fullmatch(model_name)
             self.where = found[1] if found else model_name
-            self.engine = engine(self.where, EngineOptions(**options))
+            process = read_value("process", bool, options.pop("process", True))
+            self.engine = engine(self.where, EngineOptions(**options), process)
             digest = short(self.engine.ref.digest)
             self.exact = f"{PROVIDER}/{self.where}@{digest}"
             if found and found[2] != digest:
@@ -317,8 +344,7 @@ class SafewrightAPI(ModelAPI):
         """Token ids of a text by the model's own tokenizer."""
         if not self.engine.local:
             raise NotImplementedError("a served model's tokenizer is not here")
-        loaded: Any = await asyncio.to_thread(self.engine.loaded)
-        return token_ids(loaded.tokenizer, text, special=False)
+        return await self.engine.tokenize(text)
 
 
 modelapi(name=PROVIDER)(SafewrightAPI)  # as a decorator it would put a function in the class's place

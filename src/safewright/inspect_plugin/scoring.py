@@ -21,7 +21,7 @@ from safewright import catalog
 from safewright.compose.cases import Asked, Cases, Config, gather, plain_options, record_of
 from safewright.compose.inspect_log import KEY, Place, findings_of, in_order, lean, whole
 from safewright.errors import BadInput
-from safewright.inspect_plugin.provider import Engine, SafewrightAPI, output_of, told
+from safewright.inspect_plugin.provider import SafewrightAPI, output_of, told
 from safewright.judges import JUDGE_ROLES, JUDGES, models_of
 from safewright.judges import resolve as resolve_judge
 from safewright.measures import driver, plan
@@ -184,14 +184,10 @@ def _key(model: Model) -> str:
 
 
 async def _conventions(model: Model) -> dict[str, Any]:
-    import asyncio
-
-    api = model.api
-    if isinstance(api, SafewrightAPI):
-        engine: Engine = api.engine
-        loaded = await asyncio.to_thread(engine.loaded)
-        limit = {} if engine.local else {"concurrency": "as Inspect limits it"}
-        return {**to_json(loaded.conventions), **limit}
+    if isinstance(model.api, SafewrightAPI):
+        opened = await model.api.engine.opened()
+        limit = {} if model.api.engine.local else {"concurrency": "as Inspect limits it"}
+        return {**to_json(opened.conventions), **limit}
     return dict(to_json(InspectModel(model).conventions))
 
 
