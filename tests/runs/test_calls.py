@@ -112,18 +112,51 @@ def test_answers_survive_kill_9_and_a_torn_line_is_left_out(tmp_path: Path) -> N
 
 def test_what_one_run_received_is_written_into_the_next_that_uses_it() -> None:
     calls, first, second = Calls(), [], []
-    calls.attach([], first.append)
+    detach = calls.attach([], first.append)
 
     async def ask() -> str:
         return "said"
 
     asyncio.run(calls.get("k", ask))
-    calls.detach()
+    detach()
     calls.attach([], second.append)
     asyncio.run(calls.get("k", ask))
     asyncio.run(calls.get("k", ask))
     assert first == second == [{"key": "k", "value": "said"}]
     assert calls.asked == 1
+
+
+def test_a_run_that_ends_takes_only_its_own_journal_away() -> None:
+    calls, first, second = Calls(), [], []
+
+    async def ask() -> str:
+        return "said"
+
+    detach = calls.attach([], first.append)
+    calls.attach([], second.append)
+    detach()
+    asyncio.run(calls.get("k", ask))
+    assert (first, second) == ([], [{"key": "k", "value": "said"}])
+
+
+def test_who_waits_for_an_answer_that_cannot_be_written_down_hears_of_it() -> None:
+    calls = Calls()
+
+    def full(row: object) -> None:
+        raise OSError("no space left")
+
+    calls.attach([], full)
+
+    async def ask() -> str:
+        await asyncio.sleep(0.01)
+        return "said"
+
+    async def both() -> list[Any]:
+        return await asyncio.wait_for(
+            asyncio.gather(calls.get("k", ask), calls.get("k", ask), return_exceptions=True), timeout=5
+        )
+
+    assert [type(found) for found in asyncio.run(both())] == [OSError, OSError]
 
 
 def test_a_damaged_row_is_named(tmp_path: Path) -> None:

@@ -86,12 +86,17 @@ class JudgeModel:
         answers: dict[str, Any] = {}
         mine: dict[str, Future[Any]] = {}
         others: dict[str, Future[Any]] = {}
-        for key in unique:
-            answer, future, own = self.calls.claim(key)
-            if future is None:
-                answers[key] = answer
-            else:
-                (mine if own else others)[key] = future
+        try:
+            for key in unique:
+                answer, future, own = self.calls.claim(key)
+                if future is None:
+                    answers[key] = answer
+                else:
+                    (mine if own else others)[key] = future
+        except BaseException as error:
+            for key in mine:
+                self.calls.fail(key, error)
+            raise
         if mine:
             await self._ask(unique, mine)
         for key, future in (mine | others).items():

@@ -64,8 +64,8 @@ class Scoring:
     def __enter__(self) -> Scoring:
         self._background = self._stack.enter_context(Background())
         for store in self._stores:
-            store.attach(self.run.rows("calls", FIELDS), lambda row: self.run.append("calls", row))
-            self._stack.callback(store.detach)
+            rows = self.run.rows("calls", FIELDS)
+            self._stack.callback(store.attach(rows, lambda row: self.run.append("calls", row)))
         return self
 
     def __exit__(

@@ -65,22 +65,29 @@ class Calls:
         store.attach(rows, _Writer(path / f"{uuid.uuid4().hex}.jsonl"))
         return store
 
-    def attach(self, rows: Iterable[Mapping[str, Any]], write: Callable[[Mapping[str, Any]], None]) -> None:
+    def attach(
+        self, rows: Iterable[Mapping[str, Any]], write: Callable[[Mapping[str, Any]], None]
+    ) -> Callable[[], None]:
         """Take in what was received before, and write down what is received, or used, from now on.
 
         Args:
             rows: ``{"key": digest, "value": answer}``.
             write: Writes one such row, durably against the death of the process.
+
+        Returns:
+            Lets go of it again, whatever else was attached meanwhile; its answers stay known.
         """
         with self._lock:
             known = {row["key"]: row["value"] for row in rows}
             self._values |= known
-            self._sinks.append(_Sink(set(known), write))
+            sink = _Sink(set(known), write)
+            self._sinks.append(sink)
 
-    def detach(self) -> None:
-        """Let go of what was attached last; its answers stay known."""
-        with self._lock:
-            self._sinks.pop()
+        def detach() -> None:
+            with self._lock:
+                self._sinks = [other for other in self._sinks if other is not sink]
+
+        return detach
 
     def claim(self, key: str) -> tuple[Any, Future[Any] | None, bool]:
         """The answer; or who is asking for it; or the claim to ask for it oneself.
@@ -141,10 +148,10 @@ class Calls:
             return await asyncio.shield(asyncio.wrap_future(future))
         try:
             value = await ask()
+            self.settle(key, value, keep=keep(value))
         except BaseException as error:
-            self.fail(key, error)
+            self.fail(key, error)  # also where it could not be written down: nobody may wait for ever
             raise
-        self.settle(key, value, keep=keep(value))
         return value
 
 
