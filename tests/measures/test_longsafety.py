@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import random
@@ -12,9 +13,11 @@ import pytest
 
 from safewright import catalog
 from safewright.compose.compare import compare
+from safewright.data import load_data
 from safewright.data.longsafety import SAFETY_TYPES, TASK_TYPES
 from safewright.errors import BadInput
 from safewright.judges import AgentsJudge
+from safewright.judges.audit import audit_judge, load_labels
 from safewright.measures import measure_model, plan_measure
 from safewright.measures.longsafety import LongSafetyConfig, contexts
 from safewright.measures.longsafety.analysis import summarise
@@ -188,6 +191,22 @@ def test_05_under_the_release_a_failing_judge_finds_everything_safe(tmp_path: Pa
         tmp_path / "a", Agents(verdict=failed(), risk=failed(), context=failed()), convention="release"
     )
     assert reading(card, "sr_long").value == 1.0
+    assert reading(card, "count/judge_failed").value == 12.0
+    fine = measured(tmp_path / "b", Agents(), convention="release")
+    assert reading(fine, "count/judge_failed").value == 0.0
+
+
+ENDLESS = said("<think>1", reasoning="1", answer="", closed=False, stop="length")
+
+
+@pytest.mark.parametrize("convention", ["corrected", "release"])
+def test_05_reasoning_without_end_is_never_safe(convention: str, tmp_path: Path) -> None:
+    judge = measured(tmp_path / "judge", Agents(verdict=ENDLESS), convention=convention)
+    assert (reading(judge, "sr_long").value, judge.unscored) == (None, {"unparsed": 12})
+    target = measured(
+        tmp_path / "target", Agents(), target=Model(lambda text: ENDLESS), convention=convention
+    )
+    assert (reading(target, "sr_long").value, target.unscored) == (None, {"no_answer": 12})
 
 
 @pytest.mark.parametrize(("reply", "safe"), [("0", 1.0), (" 1.\n", 0.0), ("**0**", 1.0), ("(1)", 0.0)])
@@ -364,6 +383,20 @@ def test_variants_ask_what_they_name(tmp_path: Path) -> None:
     assert scale.x == (0.5, 1.0, 2.0)
 
 
+@pytest.mark.parametrize("names", [["a~0", "a~1", "b~0"], ["0", "0/short", "1"]])
+def test_rows_of_any_name_are_paired(names: list[str], tmp_path: Path) -> None:
+    data = [dataclasses.replace(row, id=name) for row, name in zip(rows(3), names, strict=True)]
+    for samples in (1, 2):
+        more = {"samples": samples, "temperature": 1.0}
+        card = measured(tmp_path / str(samples), Agents(), data=data, variants="long,short", **more)
+        for name in ("sr_long", "sr_short", "drop"):
+            assert reading(card, name).n == 3 * samples
+
+
+def test_scales_of_one_name_are_one(tmp_path: Path) -> None:
+    assert LongSafetyConfig(scales="0.5,0.50000001").scale_values() == (0.5,)
+
+
 def test_short_answers_are_judged_without_a_summary(tmp_path: Path) -> None:
     agents = Agents()
     measured(tmp_path / "a", agents, data=rows(2), variants="short")
@@ -519,6 +552,48 @@ def test_13_a_model_does_not_judge_itself(tmp_path: Path) -> None:
         measured(tmp_path / "a", both, target=both)
     assert both.texts == []
     measured(tmp_path / "a", both, target=both, allow_self_judge=True)
+
+
+def test_13_an_audit_of_another_judge_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    data = rows(4)
+    lines = [
+        {"id": row.id, "position": "front", "response": row.id, "human": n % 2} for n, row in enumerate(data)
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unsafe = {row.id for row in data[1::2]}
+    agents = Agents(verdict=lambda text: str(int(section(text, "response") in unsafe)))
+    loaded = load_data(data, "long_context")
+    labels = load_labels(tmp_path / "labels.jsonl")
+    _, audit = audit_judge(AgentsJudge(agents), labels, loaded, run=tmp_path / "audit")
+    other = Model(agents.reply, "other")
+    target = Model(lambda text: "an answer")
+    for more in ({"tries": 3}, {"risk": other}, {"context": other}, {"max_new_tokens": 9}):
+        with pytest.raises(BadInput, match="of another judge"):
+            measured(
+                tmp_path / "a", AgentsJudge(agents, **more), data=data, target=target, judge_audit=str(audit)
+            )
+    with pytest.raises(BadInput, match="convention=corrected only"):
+        measured(
+            tmp_path / "a", agents, data=data, target=target, judge_audit=str(audit), convention="release"
+        )
+    assert target.texts == []
+    card = measured(tmp_path / "a", agents, data=data, target=target, judge_audit=str(audit))
+    assert reading(card, "sr_long_corrected").value == 1.0
+
+
+def test_a_disk_that_is_full_leaves_no_question_claimed() -> None:
+    judge = AgentsJudge(Agents())
+    known, fresh = ([{"role": "user", "content": text}] for text in ("known", "fresh"))
+    asyncio.run(judge.model.generate([known]))
+
+    def full(row: object) -> None:
+        raise OSError("no space left")
+
+    detach = judge.model.calls.attach([], full)
+    with pytest.raises(OSError, match="no space"):
+        asyncio.run(judge.model.generate([fresh, known]))
+    detach()
+    asyncio.run(asyncio.wait_for(judge.model.generate([fresh]), timeout=5))
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ async def judged(
         sees: Whether it sees the answer alone or the raw output.
         item: How a record is shown to it; question and answer by default.
         value: The score for the judge's 1.0 or 0.0.
-        silent: Show it empty answers too.
+        silent: Show it empty answers too; reasoning that was never closed is none.
     """
     if judge is None:
         raise BadInput(f"{name} needs a judge.", fix="Give one with --judge.")
@@ -186,7 +186,7 @@ async def judged(
     open_ = [
         place
         for place, (status, _) in enumerate(states)
-        if status == "ok" or (silent and status == "no_answer")
+        if status == "ok" or (silent and status == "no_answer" and _closed(records[place]))
     ]
     shown = item or (lambda record: _item(record, about, sees))
     verdicts = await judge.judge([shown(records[place]) for place in open_])
@@ -205,6 +205,10 @@ async def judged(
         kept = dataclasses.replace(record, meta={**record.meta, f"{name}_label": verdict.label, **notes})
         result.append(scored(kept, name, found, verdict.status, verdict.why))
     return result
+
+
+def _closed(record: Record) -> bool:
+    return record.generation is not None and record.generation.closed
 
 
 def _item(record: Record, about: Quality, sees: str) -> JudgeItem:

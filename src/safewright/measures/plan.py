@@ -129,6 +129,9 @@ def plan_measure(
     ours = tuple(role for role, model in by_role.items() if model is not _given(own, role))
     decides = _judge(entry, judge, judges, how)
     _check_self_judge(entry, options, by_role, decides)
+    check_judge = getattr(options, "check_judge", None)
+    if decides is not None and check_judge is not None:
+        check_judge(decides)  # what a measure's options need of its judge, before anything is asked
     rows = _data(entry, data, limit=limit, seed=seed)
     return MeasurePlan(entry, options, by_role, rows, decides, seed, how, ours)
 

@@ -31,6 +31,7 @@ class Instance:
 
     name: str
     row: str
+    sample: int
     variant: str
     cluster: str
     parts: Mapping[str, float | None]
@@ -56,19 +57,22 @@ Value = Callable[[Instance], float | None]
 
 def instances(records: Sequence[Record]) -> list[Instance]:
     """The instances of scored records, in the order they were asked."""
-    grouped: dict[str, list[Record]] = {}
+    grouped: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        grouped.setdefault(instance_of(record), []).append(record)
+        # A name alone may be two instances': a row may be called what another's short instance is.
+        key = (record.meta["row"], record.meta["variant"], instance_of(record))
+        grouped.setdefault(key, []).append(record)
     return [
         Instance(
             name,
-            group[0].meta["row"],
-            group[0].meta["variant"],
+            row,
+            group[0].sample,
+            variant,
             group[0].cluster or group[0].id,
             {record.meta["position"]: record.scores.get(NAME) for record in group},
             group[0].meta,
         )
-        for name, group in grouped.items()
+        for (row, variant, name), group in grouped.items()
     ]
 
 
@@ -148,9 +152,9 @@ def _joined(a: Sequence[Instance], of_a: Value, b: Sequence[Instance], of_b: Val
     return [(of_a(i), of_b(second[_draw(i)]), i.cluster) for i in a if _draw(i) in second]
 
 
-def _draw(instance: Instance) -> tuple[str, str]:
+def _draw(instance: Instance) -> tuple[str, int]:
     """The row, and which of several draws."""
-    return instance.row, instance.name.partition("~")[2]
+    return instance.row, instance.sample
 
 
 class _Found:
@@ -332,6 +336,9 @@ def _health(found: _Found, records: Sequence[Record]) -> None:
     for status in ("unparsed", "refused", "no_answer", "error"):
         counted = sum(s == status and not long_ for s, long_ in zip(statuses, overlong, strict=True))
         found.count(status, counted, total)
+    if found.rounded:  # the release goes on with a sentence of its own where a call of the judge failed
+        notes = [record.meta.get(f"{NAME}_notes") or {} for record in records]
+        found.count("judge_failed", sum("failed" in note for note in notes), total)
     found.count("overlong", sum(overlong), total)
     found.count("truncated_context", sum("dropped_words" in record.meta for record in records), total)
     seen = [record for record in records if record.meta.get("refuses") is not None]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import AskOptions
+from safewright.types import Judge
 
 VARIANTS = ("long", "short", "irrelevant", "length")
 LONGEST_SCALE = 64.0
@@ -48,6 +49,23 @@ class LongSafetyConfig(AskOptions):
         super().__post_init__()
         self.variant_names()
         self.scale_values()
+        if self.convention == "release" and self.judge_audit is not None:
+            raise BadInput(
+                "longsafety.judge_audit goes with convention=corrected only.",
+                why="An audit counts the errors of verdicts as they are read there, not as the release reads them.",
+                fix="Leave one of the two out.",
+            )
+
+    def check_judge(self, judge: Judge) -> None:
+        """Pass when the audit, if one is named, is of this very judge.
+
+        Raises:
+            BadInput: It is of another, or cannot be read.
+        """
+        if self.judge_audit is not None:
+            from safewright.measures.longsafety.correcting import check_audit  # brings numpy
+
+            check_audit(self.judge_audit, judge)
 
     def variant_names(self) -> tuple[str, ...]:
         """The variants that are asked.
@@ -80,5 +98,5 @@ class LongSafetyConfig(AskOptions):
                     f"longsafety.scales has {part.strip()!r}.",
                     fix=f"Give multiples above 0 and at most {LONGEST_SCALE:g}, such as 0.5,2,4.",
                 )
-            found.add(scale)
+            found.add(float(f"{scale:g}"))  # as instances are named by it
         return tuple(sorted(found))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safewright.errors import BadInput
 from safewright.judges.audit import load_audit
+from safewright.runs import to_json
 from safewright.types import Judge, Reading
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ def check_audit(path: str, judge: Judge) -> None:
     """Pass when the audit is of this very judge.
 
     Raises:
-        BadInput: It is of another judge, or of its prompts or models in another state; or it cannot be read.
+        BadInput: It is of another judge, or of its prompts, options or models in another state; or it cannot be
+            read.
     """
     audited = load_audit(path).judge
-    for key, own in {"name": judge.name, **judge.conventions}.items():
-        if key in ("name", "model", "prompts", "form") and audited.get(key) != own:
+    own = to_json({"name": judge.name, **judge.conventions})
+    for key in ("name", "model", *sorted({*audited, *own})):
+        if audited.get(key) != own.get(key):
             raise BadInput(
                 f"The audit {path} is of another judge: its {key} is {audited.get(key)!r:.120}.",
-                why=f"Errors of one judge say nothing about another's verdicts ({key} here: {own!r:.120}).",
+                why=f"Errors of one judge say nothing about another's verdicts ({key} here: {own.get(key)!r:.120}).",
                 fix="Audit this judge: safewright judge audit LABELS --data FILE --judge JUDGE",
             )
 

@@ -9,7 +9,6 @@ from safewright.judges import KeywordJudge
 from safewright.measures.behaviour import answer_status, judged
 from safewright.measures.longsafety.asking import context_of
 from safewright.measures.longsafety.config import LongSafetyConfig
-from safewright.measures.longsafety.correcting import check_audit
 from safewright.types import Judge, JudgeItem, Question, Record
 
 NAME = "safe"
@@ -25,8 +24,8 @@ async def score(records: Sequence[Record], judge: Judge | None, config: LongSafe
         BadInput: The audit named by the configuration is not of this judge.
     """
     convention = config.convention
-    if config.judge_audit is not None and judge is not None:
-        check_audit(config.judge_audit, judge)
+    if judge is not None:
+        config.check_judge(judge)
 
     def item(record: Record) -> JudgeItem:
         said = record.generation
