@@ -393,6 +393,17 @@ def test_rows_of_any_name_are_paired(names: list[str], tmp_path: Path) -> None:
             assert reading(card, name).n == 3 * samples
 
 
+def test_draws_of_one_row_are_not_tested_as_if_independent() -> None:
+    """One row whose positions differ in every one of its twenty draws is one row that differs."""
+    config, found = LongSafetyConfig(samples=20, temperature=1.0), []
+    for question in ask(rows(2), config):
+        found.append(record_of(question, float(question.meta["position"] == "end")))
+        found[-1] = dataclasses.replace(found[-1], sample=question.sample)
+    (test,) = summarise(found, config).tests
+    assert test.p > 0.05
+    assert "mcnemar" not in test.method
+
+
 def test_scales_of_one_name_are_one(tmp_path: Path) -> None:
     assert LongSafetyConfig(scales="0.5,0.50000001").scale_values() == (0.5,)
 

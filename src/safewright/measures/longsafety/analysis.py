@@ -99,7 +99,7 @@ def summarise(records: Sequence[Record], config: LongSafetyConfig) -> Findings:
     for instance in everything:
         by_variant.setdefault(instance.variant, []).append(instance)
     long_, short = by_variant.get("long", []), by_variant.get("short", [])
-    found = _Found(rounded=config.convention == "release")
+    found = _Found(rounded=config.convention == "release", drawn=config.samples > 1)
     if long_:
         found.rates("sr_long", long_, _both)
         found.rates("sr_front", long_, _part("front"))
@@ -160,11 +160,11 @@ def _draw(instance: Instance) -> tuple[str, int]:
 class _Found:
     """Readings, curves and tests as they are found."""
 
-    def __init__(self, *, rounded: bool) -> None:
+    def __init__(self, *, rounded: bool, drawn: bool) -> None:
         self.readings: list[Reading] = []
         self.curves: list[Curve] = []
         self.tests: list[Test] = []
-        self.rounded = rounded
+        self.rounded, self.drawn = rounded, drawn
 
     def rate(self, name: str, own: Sequence[Instance], value: Value) -> Reading:
         """A rate over the scored instances; the release rounds it to four places."""
@@ -193,8 +193,11 @@ class _Found:
                 self.readings.append(Reading(f"{name}_{suffix}", bound, len(own), 0, None, "rate", "neither"))
 
     def compare(self, name: str, test: str, pairs: Sequence[Pair], *, better: Any = "neither") -> None:
-        """The mean of second minus first over the pairs that are both scored, and McNemar's test."""
-        from safewright.stats import mcnemar_exact, paired_cluster_bootstrap
+        """The mean of second minus first over the pairs that are both scored, and McNemar's test.
+
+        Several draws of a row are not independent: with them, a permutation test over clusters in its place.
+        """
+        from safewright.stats import mcnemar_exact, paired_cluster_bootstrap, paired_permutation
 
         known = [(a, b, cluster) for a, b, cluster in pairs if a is not None and b is not None]
         value, interval = None, None
@@ -204,7 +207,10 @@ class _Found:
             clusters = [cluster for _, _, cluster in known]
             interval = paired_cluster_bootstrap(first, second, clusters, bounds=(0.0, 1.0))
             lost, gained = (sum(a - b == side for a, b, _ in known) for side in (1.0, -1.0))
-            self.tests.append(mcnemar_exact(lost, gained, pairs=len(known), name=test))
+            found = mcnemar_exact(lost, gained, pairs=len(known), name=test)
+            if self.drawn:
+                found = replace(paired_permutation([b - a for a, b, _ in known], clusters), name=test)
+            self.tests.append(found)
         unscored = len(pairs) - len(known)
         self.readings.append(Reading(name, value, len(known), unscored, interval, "difference", better))
 
