@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--width", type=int, default=512, help="Of the model: 128, 256 or 512.")
     parser.add_argument(
-        "--process", action="store_true", help="The provider's model in a process of its own."
+        "--thread", action="store_true", help="The provider's model in Inspect's own process."
     )
     parser.add_argument("--no-hf", action="store_true", help="Leave Inspect's own provider out.")
     parser.add_argument("--out", type=Path)

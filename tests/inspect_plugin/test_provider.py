@@ -22,8 +22,8 @@ from inspect_ai.model import (
 from inspect_ai.tool import ToolInfo
 
 from safewright.inspect_plugin import GenerationFailed, SafewrightAPI
-from safewright.inspect_plugin.batching import Batcher
 from safewright.models import load, resolve
+from safewright.models.batching import Batcher
 from safewright.models.inspect_model import messages_of, read_output
 from safewright.types import Decoding, Generation
 from tests import tiny

@@ -13,8 +13,8 @@ from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.model import get_model
 
 from safewright.errors import Missing
-from safewright.inspect_plugin.worker import Worker
-from safewright.models import load
+from safewright.models import load, resolve
+from safewright.models.worker import Worker
 from safewright.types import Decoding, ModelRef
 from tests.inspect_plugin.test_provider import ask, chats, read
 
@@ -54,3 +54,11 @@ def test_what_cannot_be_opened_there_is_raised_here(tmp_path: Path) -> None:
 def test_the_option_is_checked(tiny_folder: Path) -> None:
     with pytest.raises(PrerequisiteError, match="true or false"):
         get_model(f"safewright/{tiny_folder}", process="maybe", memoize=False)
+
+
+def test_it_ends_with_its_parents_pipe(tiny_folder: Path) -> None:
+    worker = Worker(resolve(tiny_folder), {"device": "cpu"}, 4)
+    worker.close()
+    assert worker._process.returncode == 0
+    with pytest.raises(Missing, match="ended with status 0"):
+        asyncio.run(worker.ask(chats(1)[0], GREEDY))

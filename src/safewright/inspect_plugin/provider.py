@@ -31,13 +31,13 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from safewright.catalog import read_value
 from safewright.errors import BadInput, SafewrightError, nearest
-from safewright.inspect_plugin.batching import Batcher, Said
-from safewright.inspect_plugin.worker import Worker
 from safewright.models import EngineOptions, load, resolve, with_recipe
 from safewright.models._http import FILTERED
+from safewright.models.batching import Batcher, Said
 from safewright.models.chat import token_ids
 from safewright.models.inspect_model import OURS, PROVIDER, keep
 from safewright.models.references import check_unchanged
+from safewright.models.worker import Worker
 from safewright.runs import digest_json
 from safewright.types import Chat, Decoding, Generation, ModelRef
 

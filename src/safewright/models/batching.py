@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 from safewright.errors import BadInput
-from safewright.models import Loaded
 from safewright.models.chat import encode
+from safewright.models.engine import Loaded
 from safewright.runs import digest_json
 from safewright.types import Chat, Decoding, Generation
 

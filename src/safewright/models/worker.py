@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from safewright import errors
 from safewright.errors import Missing, SafewrightError
-from safewright.inspect_plugin.batching import Batcher, Said
+from safewright.models.batching import Batcher, Said
 from safewright.runs import from_json, to_json
 from safewright.runs.atomic import dump_json
 from safewright.types import Chat, Decoding, Generation, ModelRef
