@@ -17,7 +17,7 @@ from safewright.data import LoadedData, load_data
 from safewright.errors import BadInput
 from safewright.measures.behaviour import Behaviour
 from safewright.runs import digest_json, to_json
-from safewright.types import Generation, Question, Record
+from safewright.types import Question
 
 Config = Mapping[str, Any] | Sequence[str] | str | None
 """Options of a measure: a mapping, ``key=value,key=value``, JSON, or the path of a TOML file."""
@@ -88,23 +88,6 @@ class Cases:
 def row_of(question: Question) -> str:
     """The id of the data row a question belongs to."""
     return str(question.meta.get("row", question.id))
-
-
-def record_of(question: Question, said: Generation) -> Record:
-    """A question with its answer, unscored."""
-    return Record(
-        id=question.id,
-        input=tuple(question.chat),
-        output=said.answer if said.stop not in ("error", "overlong") else None,
-        role=question.role,
-        sample=question.sample,
-        instance=question.instance,
-        cluster=question.cluster,
-        lang=question.lang,
-        reference=question.reference,
-        generation=said,
-        meta=question.meta,
-    )
 
 
 def gather(measure: str, config: Config, data: str | None) -> Cases:

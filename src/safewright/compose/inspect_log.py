@@ -19,10 +19,11 @@ from safewright import catalog
 from safewright.compose.cases import Cases, gather
 from safewright.errors import BadInput, Incomplete, need_extra
 from safewright.measures import driver
+from safewright.measures.behaviour import findings_of
 from safewright.measures.overflow import Attempt
-from safewright.runs import digest_bytes, digest_json, from_json, to_json, versions, write_json, write_text
-from safewright.runs.atomic import dump_json
-from safewright.types import Chat, Cost, Findings, ModelRef, Question, Record, Scorecard
+from safewright.runs import digest_json, from_json, to_json, versions, write_json
+from safewright.runs.atomic import lines_digest, write_lines
+from safewright.types import Chat, Cost, ModelRef, Question, Record, Scorecard
 
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
@@ -63,12 +64,6 @@ def whole(plain: Mapping[str, Any], chat: Chat | None = None) -> tuple[Place, Re
     if kept["input"] is None:
         kept["input"] = to_json(chat or [])
     return from_json(Place, plain["place"]), from_json(Record, kept)
-
-
-def findings_of(entry: catalog.Entry, options: Any, records: Sequence[Record]) -> Findings:
-    """What scored records say, as a scorecard has it."""
-    findings: Findings = entry.function(options).summarise(records)
-    return dataclasses.replace(findings, readings=(*findings.readings, *driver._cut_short(records)))
 
 
 def in_order(found: Sequence[tuple[Place, Record]]) -> list[Record]:
@@ -158,7 +153,7 @@ def _card(
 ) -> tuple[Scorecard, list[Record]]:
     options = catalog.read_options(entry, judged["config"])
     judge = json.loads(judged["judge"])
-    findings = findings_of(entry, options, records)
+    findings = findings_of(entry.function(options), records)
     results = header.results
     card = Scorecard(
         measure=entry.name,
@@ -168,7 +163,7 @@ def _card(
         curves=findings.curves,
         tests=findings.tests,
         records="records.jsonl",
-        records_digest=digest_bytes(records_text(records).encode("utf-8")),
+        records_digest=lines_digest(records),
         conventions={
             "config": to_json(options),
             "decoding": {role: said["decoding"] for role, said in asked.items()},
@@ -198,14 +193,9 @@ def _card(
     return card, records
 
 
-def records_text(records: Sequence[Record]) -> str:
-    """Records as their file holds them."""
-    return "".join(dump_json(record, canonical=True) + "\n" for record in records)
-
-
 def write_card(folder: Path, card: Scorecard, records: Sequence[Record]) -> None:
     """Put a scorecard and its records into a folder, as a run leaves them."""
-    write_text(folder / card.records, records_text(records))
+    write_lines(folder / card.records, records)
     write_json(folder / "scorecard.json", card)
 
 

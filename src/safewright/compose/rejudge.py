@@ -11,12 +11,12 @@ from typing import Any
 
 from safewright import catalog
 from safewright.compose.folders import load_card
-from safewright.compose.inspect_log import findings_of, is_log, records_text, scorecard_of
+from safewright.compose.inspect_log import is_log, scorecard_of
 from safewright.errors import BadInput
 from safewright.measures import driver, plan
-from safewright.measures.behaviour import Behaviour
+from safewright.measures.behaviour import Behaviour, findings_of
 from safewright.measures.scoring import Scoring
-from safewright.runs import digest_bytes, open_run
+from safewright.runs import open_run
 from safewright.runs.progress import Progress, silent
 from safewright.runs.run import plan_digest
 from safewright.types import Judge, Record, Scorecard
@@ -67,7 +67,7 @@ def rejudge(
         )
     options = catalog.read_options(entry, card.conventions["config"])
     models: Any = {role: SimpleNamespace(ref=ref) for role, ref in card.models.items()}
-    plan._check_self_judge(entry, options, models, judge)
+    plan.check_self_judge(entry, options, models, judge)
     identity = {
         "rejudged": {"measure": entry.name, "version": entry.version, "config": options},
         "records": card.records_digest,
@@ -79,15 +79,15 @@ def rejudge(
         given: Any = _Given([_unjudged(record) for record in records])
         with Scoring(run, behaviour, judge, given, progress or silent) as scoring:
             scored = scoring.finish()
-        findings = findings_of(entry, options, scored)
-        text = records_text(scored)
+        findings = findings_of(behaviour, scored)
+        digest = run.write_rows("records.jsonl", scored)
         found = dataclasses.replace(
             card,
             readings=findings.readings,
             curves=findings.curves,
             tests=findings.tests,
             records="records.jsonl",
-            records_digest=digest_bytes(text.encode("utf-8")),
+            records_digest=digest,
             conventions={**card.conventions, "judge": identity["judge"], "rejudged": card.records_digest},
             unscored=driver.count_unscored(scored),
             cost=dataclasses.replace(
@@ -97,7 +97,6 @@ def rejudge(
                 judge_calls=scoring.judged,
             ),
         )
-        run.write("records.jsonl", text)
         run.write("scorecard.json", found)
         run.event("finished", seconds=found.cost.seconds)
     return found, folder

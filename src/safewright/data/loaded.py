@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from safewright.data.rows import rows_digest
 from safewright.errors import BadInput
 from safewright.types import Row
 
@@ -61,6 +62,17 @@ def check_limit(limit: int | None) -> None:
             why="A measure over no rows says nothing.",
             fix="Give a number of rows of at least 1, or leave --limit out for all of them.",
         )
+
+
+def chosen(data: LoadedData, choose: Callable[[Sequence[Row]], Sequence[Row]]) -> LoadedData:
+    """The data with the rows that are chosen, and their digest."""
+    rows = tuple(choose(data.rows))
+    return data if len(rows) == len(data.rows) else replace(data, rows=rows, digest=rows_digest(rows))
+
+
+def limited(data: LoadedData, limit: int | None, seed: int) -> LoadedData:
+    """The data with at most ``limit`` rows; see `sample`."""
+    return chosen(data, lambda rows: sample(rows, limit, seed))
 
 
 def sample(rows: Sequence[Row], limit: int | None, seed: int) -> list[Row]:

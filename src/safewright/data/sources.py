@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from safewright.data import longsafety
 from safewright.data.hub import load_preset
 from safewright.data.load import SUFFIXES, load_rows
-from safewright.data.loaded import LoadedData, check_limit, sample
+from safewright.data.loaded import LoadedData, check_limit, limited
 from safewright.data.presets import DEFAULTS, PRESETS, find_preset
 from safewright.data.rows import rows_digest
 from safewright.errors import BadInput
@@ -51,7 +50,7 @@ def load_data(
             raise BadInput(f"The role {role!r} was given no data.", fix=f"Give it: --data {role}=rows.jsonl")
         data = DEFAULTS[role]
     if isinstance(data, LoadedData):
-        return _limited(data, limit, seed)
+        return limited(data, limit, seed)
     if isinstance(data, (str, Path)):
         if isinstance(data, str) and (data in PRESETS or not _is_path(data)):
             return _preset(data, role, limit, seed)
@@ -59,11 +58,11 @@ def load_data(
             rows, notes = longsafety.load_long(data)
         else:
             rows, notes = load_rows(data, need_reference=role == "utility"), ()
-        return _limited(_described(rows, notes, str(data), "file", role), limit, seed)
+        return limited(_described(rows, notes, str(data), "file", role), limit, seed)
     if not data:
         raise BadInput(f"The rows for {role!r} are empty.", why="There is nothing to measure.")
     rows, notes = longsafety.complete(data) if role == longsafety.ROLE else (list(data), ())
-    return _limited(_described(rows, notes, "rows", "rows", role), limit, seed)
+    return limited(_described(rows, notes, "rows", "rows", role), limit, seed)
 
 
 def _is_path(name: str) -> bool:
@@ -87,10 +86,3 @@ def _described(
 ) -> LoadedData:
     digest = rows_digest(rows)
     return LoadedData(tuple(rows), digest, source, kind, role=role, total=len(rows), notes=notes)
-
-
-def _limited(data: LoadedData, limit: int | None, seed: int) -> LoadedData:
-    if limit is None or limit >= len(data.rows):
-        return data
-    chosen = sample(data.rows, limit, seed)
-    return replace(data, rows=tuple(chosen), digest=rows_digest(chosen))

@@ -18,16 +18,16 @@ from inspect_ai.util import StoreModel, collect, span
 from pydantic import Field
 
 from safewright import catalog
-from safewright.compose.cases import Asked, Cases, Config, gather, plain_options, record_of
-from safewright.compose.inspect_log import KEY, Place, findings_of, in_order, lean, whole
+from safewright.compose.cases import Asked, Cases, Config, gather, plain_options
+from safewright.compose.inspect_log import KEY, Place, in_order, lean, whole
 from safewright.errors import BadInput
 from safewright.inspect_plugin.provider import SafewrightAPI, output_of, told
 from safewright.judges import JUDGE_ROLES, JUDGES, models_of
 from safewright.judges import resolve as resolve_judge
-from safewright.measures import driver, plan
-from safewright.measures.behaviour import instance_of, mean_scores
+from safewright.measures import driver
+from safewright.measures.behaviour import findings_of, instance_of, mean_scores, record_of
 from safewright.measures.overflow import Attempt, next_attempt
-from safewright.measures.plan import check_seed, describe_judge
+from safewright.measures.plan import check_seed, check_self_judge, describe_judge
 from safewright.models import with_recipe
 from safewright.models.inspect_model import InspectModel, config_of, messages_of, read_output, ref_of
 from safewright.runs import Calls, call_key, from_json, to_json
@@ -87,7 +87,7 @@ def ask(
             store = calls_for(calls)
             roles = {a.question.role: target(a.question.role) for a in asked}
             judged: Any = {role: InspectModel(model) for role, model in roles.items()}
-            plan._check_self_judge(cases.entry, cases.options, judged, found_judge)
+            check_self_judge(cases.entry, cases.options, judged, found_judge)
         asker = _Asker(cases, store, seed, state.epoch)
         about = {role: await asker.about(role, model) for role, model in roles.items()}
         if len(asked) == 1:
@@ -264,7 +264,7 @@ def readings() -> Metric:
         entry = catalog.find(found[0]["measure"], "measure")
         options = catalog.read_options(entry, found[0]["config"])
         records = in_order([whole(plain) for about in found for plain in about["records"]])
-        said = findings_of(entry, options, records)
+        said = findings_of(entry.function(options), records)
         return {reading.name: reading.value for reading in said.readings if reading.value is not None}
 
     return compute
@@ -367,8 +367,9 @@ def _as_score(
     say = cases.behaviour.values or mean_scores
     first = next(iter(instances))
     for name, own in instances.items():
+        # A further draw, or a measure whose instances say the same things: told apart by the instance.
         prefix = f"{name.removeprefix(first).strip('/~')}/" if name != first else ""
-        values |= {f"{prefix}{key}": value for key, value in say(own).items()}
+        values |= {key if key not in values else f"{prefix}{key}": value for key, value in say(own).items()}
     known = [value for value in values.values() if value is not None]
     why = [f"{record.id}: {record.why}" for record in records if record.why]
     return Score(

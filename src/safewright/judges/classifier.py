@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput, nearest
-from safewright.judges.model import JudgeModel, check_answers, empty, failure, unmeasured, unreadable
+from safewright.judges.model import (
+    JudgeModel,
+    check_answers,
+    empty,
+    failure,
+    failure_status,
+    unmeasured,
+    unreadable,
+)
 from safewright.types import Chat, Generation, JudgeItem, Judgement, ModelRef
 
 if TYPE_CHECKING:
@@ -123,7 +131,7 @@ def _verdict(
     done = functools.partial(Judgement, raw=reply.raw, judge=name, tokens=reply.tokens)
     broken = failure(reply)
     if broken is not None:
-        return done(None, "", "error", broken)
+        return done(None, "", failure_status(reply), broken)
     labels = unreadable(reply) or parse(reply.answer)
     if isinstance(labels, str):
         return done(None, "", "unparsed", f"the classifier's reply: {labels}")

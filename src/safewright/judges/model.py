@@ -10,13 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safewright.judges.keyword import modern_list
-from safewright.judges.text import script_language
+from safewright.judges.text import script_language, without_control
 from safewright.runs import Calls, call_key, from_json, to_json
-from safewright.types import Chat, Decoding, Generation, Judge, JudgeItem, Judgement, ModelRef
+from safewright.types import (
+    Chat,
+    Decoding,
+    Generation,
+    Judge,
+    JudgeItem,
+    Judgement,
+    JudgementStatus,
+    Message,
+    ModelRef,
+)
 
 if TYPE_CHECKING:
     from safewright.models import Loaded
 
+
+FILTERED = "content filter kept"
+"""In the error of a generation that a content filter kept back."""
 
 REMOTE = ("served", "inspect")
 """Kinds of models that run elsewhere."""
@@ -81,6 +94,7 @@ class JudgeModel:
         """One generation per chat, in order; equal chats are one question."""
         import asyncio  # listing the judges does not need it
 
+        chats = [_plain(chat) for chat in chats]
         keys = [call_key(self.ref.digest, chat, self.how) for chat in chats]
         unique = dict(zip(keys, chats, strict=True))
         answers: dict[str, Any] = {}
@@ -112,7 +126,9 @@ class JudgeModel:
 
         def received(key: str, generation: Generation) -> None:
             # Written down at once: a kill in the next moment must not cost the answer.
-            self.calls.settle(key, to_json(generation), keep=generation.stop != "error")
+            self.calls.settle(
+                key, to_json(generation), keep=generation.stop != "error" or filtered(generation)
+            )
             open_.discard(key)
 
         try:
@@ -143,8 +159,9 @@ class JudgeModel:
         done: frozenset[int],
         received: Callable[[str, Generation], None],
     ) -> None:
+        own = getattr(getattr(loaded, "tokenizer", None), "all_special_tokens", ())
         with self._lock:
-            for ready in loaded.stream(chats, self.how, done=done):
+            for ready in loaded.stream([_plain(chat, own) for chat in chats], self.how, done=done):
                 for index, generation in ready:
                     received(keys[index], generation)
 
@@ -173,6 +190,11 @@ class JudgeModel:
                 self._loaded = None
 
 
+def _plain(chat: Chat, tokens: Sequence[str] = ()) -> list[Message]:
+    """A conversation whose turns hold no control tokens: they quote what is judged."""
+    return [{**turn, "content": without_control(turn["content"], tokens)} for turn in chat]
+
+
 def models_of(judge: Judge) -> tuple[JudgeModel, ...]:
     """The models a judge asks; none for rules."""
     return tuple(getattr(judge, "models", ()))
@@ -183,6 +205,16 @@ def failure(generation: Generation) -> str | None:
     if generation.stop in ("error", "overlong"):
         return generation.error or f"the judge's model ended with {generation.stop!r}"
     return None
+
+
+def failure_status(generation: Generation) -> JudgementStatus:
+    """What a generation that is no reply makes of a judgement: a filter refuses, everything else fails."""
+    return "refused" if filtered(generation) else "error"
+
+
+def filtered(generation: Generation) -> bool:
+    """Whether a content filter kept the reply back: it would again."""
+    return generation.stop == "error" and FILTERED in generation.error
 
 
 def unreadable(generation: Generation) -> str | None:

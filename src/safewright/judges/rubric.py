@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput, nearest
-from safewright.judges.model import JudgeModel, check_answers, empty, failure, refuses, unmeasured, unreadable
+from safewright.judges.model import (
+    JudgeModel,
+    check_answers,
+    empty,
+    failure,
+    failure_status,
+    refuses,
+    unmeasured,
+    unreadable,
+)
 from safewright.prompts import Prompt
 from safewright.prompts import load as load_prompt
 from safewright.types import Generation, JudgeItem, Judgement, Message, ModelRef, Quality
@@ -167,7 +176,7 @@ class RubricJudge:
         )
         broken = failure(reply)
         if broken is not None:
-            case.verdict = done(None, "", "error", broken)
+            case.verdict = done(None, "", failure_status(reply), broken)
             return
         word, problem = parse_reply(reply.answer, about)
         problem = unreadable(reply) or problem

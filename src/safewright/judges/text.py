@@ -67,6 +67,29 @@ def opening(text: str, sentences: int, pleasantries: Sequence[re.Pattern[str]] =
     return kept
 
 
+_CONTROL = re.compile(
+    r"<(?=\|[^\n<>]{0,60}\|>|/?(?:s|bos|eos|pad|unk|think|start_of_turn|end_of_turn|begin_of_text)>)"
+    r"|(?<=<)(?=<SYS>>|</SYS>>)|\[(?=/?INST\])"
+)
+"""The first sign of what templates of well-known models write between turns."""
+
+
+def without_control(text: str, tokens: Sequence[str] = ()) -> str:
+    """A text in which nothing is a control token: a space stands behind the first sign of each.
+
+    A tokenizer reads such words as the end of a turn wherever they stand, and markers around them do not help:
+    material could speak to its judge in another's role.
+
+    Args:
+        text: What a judge is to read.
+        tokens: The control tokens of its own tokenizer, where that is known; well-known ones are always broken.
+    """
+    for token in tokens:
+        if len(token) > 1 and not token.isalnum():
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return _CONTROL.sub(lambda found: f"{found.group(0)} ", text)
+
+
 def script_language(text: str) -> str | None:
     """``zh`` where Han characters prevail, ``en`` where Latin words do, None where there are neither.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from safewright.measures.behaviour import Behaviour
+from safewright.measures.behaviour import Behaviour, record_of
 from safewright.measures.journal import journal_rows, journalled, key_of
 from safewright.measures.overflow import Attempt, next_attempt
 from safewright.models import Loaded, with_recipe
@@ -54,20 +54,7 @@ class Answers:
 
     def record(self, place: int) -> Record:
         """The question with its answer, unscored."""
-        question, said = self.questions[place], self._said.get(place)
-        return Record(
-            id=question.id,
-            input=tuple(question.chat),
-            output=said.answer if said and said.stop not in ("error", "overlong") else None,
-            role=question.role,
-            sample=question.sample,
-            instance=question.instance,
-            cluster=question.cluster,
-            lang=question.lang,
-            reference=question.reference,
-            generation=said,
-            meta=question.meta,
-        )
+        return record_of(self.questions[place], self._said.get(place))
 
     def ask(self, arrived: Callable[[], None]) -> None:
         """Ask what is not answered, role by role.
@@ -94,33 +81,34 @@ class Answers:
         self.conventions[role] = self.run.step(about, lambda: dict(loaded.conventions))
         attempts = {place: Attempt(self.questions[place]) for place in places}
         while attempts:
-            # In the first round all questions of the role are shown, those with an answer as done: what is
-            # generated for one must not depend on where a run was interrupted.
-            attempts = self._round(loaded, role, decoding, attempts, len(places), arrived)
+            # All questions of the role are shown, those with an answer as done: what is generated for one must
+            # not depend on where a run was interrupted.
+            attempts = self._round(loaded, role, decoding, places, attempts, arrived)
 
     def _round(
         self,
         loaded: Loaded,
         role: str,
         decoding: Decoding,
+        places: Sequence[int],
         attempts: Mapping[int, Attempt],
-        total: int,
         arrived: Callable[[], None],
     ) -> dict[int, Attempt]:
-        """Ask each question once; those that have to be asked again, shorter."""
-        shown = list(attempts)
+        """Ask each question that is to be asked once; those that have to be asked again, shorter."""
         again: dict[int, Attempt] = {}
-        done = frozenset(index for index, place in enumerate(shown) if self.answered(place))
-        chats = [attempts[place].asked(self.behaviour).chat for place in shown]
+        done = frozenset(index for index, place in enumerate(places) if self.answered(place))
+        chats = [
+            (attempts[p].asked(self.behaviour) if p in attempts else self.questions[p]).chat for p in places
+        ]
 
         def tell() -> None:
-            self.progress(f"asking {role}", total - sum(not self.answered(p) for p in shown), total)
+            self.progress(f"asking {role}", sum(map(self.answered, places)), len(places))
 
         tell()
         with closing(loaded.stream(chats, decoding, done=done)) as stream:
             for ready in stream:
                 for index, said in ready:
-                    place = shown[index]
+                    place = places[index]
                     self.calls += 1
                     found = next_attempt(self.behaviour, attempts[place], said, decoding)
                     if isinstance(found, Attempt):

@@ -14,6 +14,7 @@ from safewright.types import (
     Better,
     Decoding,
     Findings,
+    Generation,
     Judge,
     JudgeItem,
     Judgement,
@@ -247,3 +248,38 @@ def rates(records: Sequence[Record], names: dict[str, Better]) -> tuple[Reading,
                     )
                 )
     return tuple(readings)
+
+
+def record_of(question: Question, said: Generation | None) -> Record:
+    """A question with its answer, unscored."""
+    return Record(
+        id=question.id,
+        input=tuple(question.chat),
+        output=said.answer if said and said.stop not in ("error", "overlong") else None,
+        role=question.role,
+        sample=question.sample,
+        instance=question.instance,
+        cluster=question.cluster,
+        lang=question.lang,
+        reference=question.reference,
+        generation=said,
+        meta=question.meta,
+    )
+
+
+def findings_of(behaviour: Behaviour, records: Sequence[Record]) -> Findings:
+    """What scored records say, as a scorecard has it: the measure's own findings, and how many were cut short."""
+    findings = behaviour.summarise(records)
+    return dataclasses.replace(findings, readings=(*findings.readings, *_cut_short(records)))
+
+
+def _cut_short(records: Sequence[Record]) -> tuple[Reading, ...]:
+    """The share of answers that ended at the token limit: a judge saw only their beginning."""
+    from safewright.stats import rate_reading
+
+    said = [r for r in records if r.generation and r.generation.stop in ("stop", "length")]
+    if not said:
+        return ()
+    values = [float(r.generation is not None and r.generation.stop == "length") for r in said]
+    clusters = [r.cluster or f"{r.role}/{r.id}" for r in said]
+    return (rate_reading("cut_short", values, clusters=clusters, unscored=len(records) - len(said)),)

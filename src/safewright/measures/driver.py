@@ -12,13 +12,12 @@ from typing import Any
 
 from safewright.errors import BadInput
 from safewright.measures.answering import Answers
-from safewright.measures.behaviour import Behaviour
+from safewright.measures.behaviour import findings_of
 from safewright.measures.plan import MeasurePlan, Models, describe_judge, plan_measure
 from safewright.measures.scoring import Scoring
-from safewright.runs import Run, digest_bytes, open_run, to_json
-from safewright.runs.atomic import dump_json
+from safewright.runs import Run, open_run, to_json
 from safewright.runs.progress import Progress, silent
-from safewright.types import Cost, Findings, ModelRef, Reading, Record, Row, Scorecard
+from safewright.types import Cost, Findings, ModelRef, Record, Row, Scorecard
 
 MAX_UNSCORED = 0.02
 """Share of unscored records above which a scorecard is not to be trusted (exit 11)."""
@@ -76,14 +75,15 @@ def run_measure(
     with open_run(run or plan.folder, {**plan.identity, **(notes or {})}, overwrite=overwrite) as opened:
         try:
             if plan.entry.behaviour:
-                work = _behaviour(plan, opened, rows, progress or silent)
+                work = _behaviour(plan, opened, progress or silent)
             else:
                 work = _white_box(plan, opened, rows)
         finally:
             for role in plan.ours:
                 plan.models[role].close()
         findings, records = work.findings, work.records
-        text = "".join(dump_json(record, canonical=True) + "\n" for record in records)
+        # The card names the bytes of its records: a kill between the two leaves no pair that passes for one.
+        digest = opened.write_rows("records.jsonl", records)
         card = Scorecard(
             measure=plan.entry.name,
             version=plan.entry.version,
@@ -94,7 +94,7 @@ def run_measure(
             curves=findings.curves,
             tests=findings.tests,
             records="records.jsonl",
-            records_digest=digest_bytes(text.encode("utf-8")),
+            records_digest=digest,
             conventions={
                 "config": to_json(plan.options),
                 "decoding": work.decoding,
@@ -115,8 +115,6 @@ def run_measure(
                 peak_bytes=_peak_bytes(),
             ),
         )
-        # The card names the bytes of its records: a kill between the two leaves no pair that passes for one.
-        opened.write("records.jsonl", text)
         opened.write("scorecard.json", card)
         opened.event("finished", seconds=card.cost.seconds)
     return card
@@ -171,25 +169,17 @@ def _white_box(plan: MeasurePlan, run: Run, rows: Sequence[Row]) -> _Work:
     return _Work(findings, list(records), conventions)
 
 
-def _behaviour(plan: MeasurePlan, run: Run, rows: Sequence[Row], progress: Progress) -> _Work:
-    behaviour: Behaviour = plan.entry.function(plan.options)
-    questions = behaviour.ask(rows)
-    answers = Answers(run, behaviour, questions, plan.models, seed=plan.seed, progress=progress)
+def _behaviour(plan: MeasurePlan, run: Run, progress: Progress) -> _Work:
+    behaviour = plan.behaviour
+    answers = Answers(run, behaviour, plan.questions, plan.models, seed=plan.seed, progress=progress)
     with Scoring(run, behaviour, plan.judge, answers, progress) as scoring:
         answers.ask(scoring.arrived)
         records = scoring.finish()
-    findings = behaviour.summarise(records)
-    findings = dataclasses.replace(findings, readings=(*findings.readings, *_cut_short(records)))
-    return _Work(findings, records, answers.conventions, answers.decoding, answers.calls, scoring.judged)
-
-
-def _cut_short(records: Sequence[Record]) -> tuple[Reading, ...]:
-    """The share of answers that ended at the token limit: a judge saw only their beginning."""
-    from safewright.stats import rate_reading
-
-    said = [r for r in records if r.generation and r.generation.stop in ("stop", "length")]
-    if not said:
-        return ()
-    values = [float(r.generation is not None and r.generation.stop == "length") for r in said]
-    clusters = [r.cluster or f"{r.role}/{r.id}" for r in said]
-    return (rate_reading("cut_short", values, clusters=clusters, unscored=len(records) - len(said)),)
+    return _Work(
+        findings_of(behaviour, records),
+        records,
+        answers.conventions,
+        answers.decoding,
+        answers.calls,
+        scoring.judged,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from safewright.errors import BadInput
@@ -11,6 +12,9 @@ from safewright.types import Decoding, Generation, Question
 
 SMALLEST_SHARE = 0.005
 """Share of a context below which nothing of it is left to speak of."""
+
+STEP = 0.01
+"""Shares are whole multiples of this, except below it."""
 
 BLIND_STEP = 0.75
 """Share kept at each try where nobody says how many tokens there are."""
@@ -55,7 +59,9 @@ def next_attempt(
             fix="Choose what becomes of such prompts: --set overflow=truncate_middle or --set overflow=skip (both "
             "are counted); or leave out long contexts: --set max_length=WORDS.",
         )
+    # In steps, so that both positions of an instance are mostly shown the same part of their context.
     share = attempt.share * _fitting(said, how)
+    share = round(math.floor(share / STEP) * STEP, 2) or share
     if share < SMALLEST_SHARE:
         raise BadInput(
             f"The prompt {attempt.question.id} does not fit the model's context even without its own: "

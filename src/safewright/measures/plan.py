@@ -11,6 +11,7 @@ from typing import Any
 
 from safewright import catalog
 from safewright.data import LoadedData, load_data
+from safewright.data.loaded import check_limit, chosen, limited
 from safewright.data.rows import Draft, read_object, with_ids
 from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import Behaviour
@@ -18,7 +19,7 @@ from safewright.models import Deferred, EngineOptions, Loaded, resolve, with_rec
 from safewright.models.estimate import Estimate, estimate
 from safewright.runs import to_json, versions
 from safewright.runs.run import plan_digest
-from safewright.types import Judge, ModelRef, Row
+from safewright.types import Judge, ModelRef, Question, Row
 
 Models = str | Path | ModelRef | Any
 """What names a model, or a model that `safewright.models.load` opened."""
@@ -69,13 +70,23 @@ class MeasurePlan:
         """Where the run goes when nothing else is said."""
         return Path("runs") / f"{self.entry.name}-{plan_digest(self.identity)[7:19]}"
 
+    @cached_property
+    def behaviour(self) -> Behaviour:
+        """The functions of a behaviour measure."""
+        found: Behaviour = self.entry.function(self.options)
+        return found
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        """What a behaviour measure asks."""
+        return self.behaviour.ask(self.data.rows if self.data else [])
+
     def estimates(self) -> dict[str, Estimate]:
         """What each model role will be asked for; empty for a white-box measure."""
         if not self.entry.behaviour:
             return {}
-        behaviour: Behaviour = self.entry.function(self.options)
+        behaviour, questions = self.behaviour, self.questions
         found: dict[str, Estimate] = {}
-        questions = behaviour.ask(self.data.rows if self.data else [])
         for role in dict.fromkeys(question.role for question in questions):
             ref = self.models[role].ref
             how = with_recipe(behaviour.decoding, ref, behaviour.chosen)
@@ -91,12 +102,10 @@ class MeasurePlan:
 
         if self.judge is None or not models_of(self.judge):
             return None
-        behaviour: Behaviour = self.entry.function(self.options)
-        questions = behaviour.ask(self.data.rows if self.data else [])
-        if behaviour.shown is None:
-            return len(questions)
+        if self.behaviour.shown is None:
+            return len(self.questions)
         expected = getattr(self.judge, "calls_for", len)
-        return int(expected([behaviour.shown(question) for question in questions]))
+        return int(expected([self.behaviour.shown(question) for question in self.questions]))
 
 
 def plan_measure(
@@ -118,21 +127,19 @@ def plan_measure(
     """
     entry = catalog.find(name, "measure")
     check_seed(seed)
-    options = (
-        config
-        if isinstance(config, entry.config)
-        else catalog.read_options(entry, {} if config is None else config)
-    )
+    # A configuration object is read like a mapping: its own types are only hints.
+    given = vars(config) if isinstance(config, entry.config) else config
+    options = catalog.read_options(entry, {} if given is None else given)
     how = check_engine(engine)
     own, judges = _split(entry, models)
     by_role = _models(entry, own, how)
     ours = tuple(role for role, model in by_role.items() if model is not _given(own, role))
     decides = _judge(entry, judge, judges, how)
-    _check_self_judge(entry, options, by_role, decides)
+    check_self_judge(entry, options, by_role, decides)
     check_judge = getattr(options, "check_judge", None)
     if decides is not None and check_judge is not None:
         check_judge(decides)  # what a measure's options need of its judge, before anything is asked
-    rows = _data(entry, data, limit=limit, seed=seed)
+    rows = _data(entry, options, data, limit=limit, seed=seed)
     return MeasurePlan(entry, options, by_role, rows, decides, seed, how, ours)
 
 
@@ -179,7 +186,7 @@ def _split(
     return {role: model for role, model in models.items() if role not in judges}, judges
 
 
-def _check_self_judge(
+def check_self_judge(
     entry: catalog.Entry, options: Any, models: Mapping[str, Loaded], judge: Judge | None
 ) -> None:
     """Refuse a judge that is one of the judged, where the measure does not allow it."""
@@ -309,14 +316,21 @@ def _draft(item: Any, where: str) -> Draft:
     return Draft(item, where)
 
 
-def _data(entry: catalog.Entry, data: Data, *, limit: int | None, seed: int) -> LoadedData | None:
+def _data(
+    entry: catalog.Entry, options: Any, data: Data, *, limit: int | None, seed: int
+) -> LoadedData | None:
     if not entry.data:
         if data is not None:
             raise BadInput(f"{entry.name} takes no data.", fix="Leave out --data.")
         if limit is not None:
             raise BadInput(f"{entry.name} has no rows to limit.", fix="Leave out --limit.")
         return None
-    return load_data(as_rows(data), entry.data[0], limit=limit, seed=seed)
+    choose = getattr(options, "choose", None)
+    if choose is None:
+        return load_data(as_rows(data), entry.data[0], limit=limit, seed=seed)
+    # What the options choose is chosen first: a limit is over what is left.
+    check_limit(limit)
+    return limited(chosen(load_data(as_rows(data), entry.data[0]), choose), limit, seed)
 
 
 def _judge(

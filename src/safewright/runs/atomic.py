@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
 import tempfile
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -154,15 +155,46 @@ def write_bytes(path: Path | str, data: bytes) -> None:
     """
     target = checked_path(path)
     with disk_errors(target):
-        _replace(target, data)
+        _replace(target, (data,))
 
 
-def _replace(target: Path, data: bytes) -> None:
+def write_lines(path: Path | str, rows: Iterable[Any]) -> str:
+    """Put one line of canonical JSON per row at ``path`` at once, without holding them together in memory.
+
+    Returns:
+        The digest of the file's bytes.
+
+    Raises:
+        BadInput, Incomplete: See `write_bytes`.
+    """
+    target = checked_path(path)
+    digest = hashlib.sha256()
+    with disk_errors(target):
+        _replace(target, _lines(rows, digest))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def lines_digest(rows: Iterable[Any]) -> str:
+    """The digest of the file that `write_lines` would write."""
+    digest = hashlib.sha256()
+    for _ in _lines(rows, digest):
+        pass
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _lines(rows: Iterable[Any], digest: Any) -> Iterator[bytes]:
+    for row in rows:
+        line = (dump_json(row, canonical=True) + "\n").encode("utf-8")
+        digest.update(line)
+        yield line
+
+
+def _replace(target: Path, data: Iterable[bytes]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

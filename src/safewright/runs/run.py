@@ -6,14 +6,22 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from safewright.errors import BadInput
 from safewright.runs import folder as folders
-from safewright.runs.atomic import checked_path, disk_errors, dump_json, to_json, write_json, write_text
+from safewright.runs.atomic import (
+    checked_path,
+    disk_errors,
+    dump_json,
+    to_json,
+    write_json,
+    write_lines,
+    write_text,
+)
 from safewright.runs.digests import digest_json
 
 __all__ = ["NOTES", "Run", "disk_errors", "open_run", "plan_digest"]
@@ -204,6 +212,11 @@ class Run:
         else:
             write_json(path, obj)
         return path
+
+    def write_rows(self, name: str, rows: Iterable[Any]) -> str:
+        """Write one line of JSON per row to ``name`` inside the folder, at once; the digest of its bytes."""
+        self.own(name)
+        return write_lines(self.dir / name, rows)
 
     def close(self) -> None:
         """Flush the journals to the disk and let go of the folder."""

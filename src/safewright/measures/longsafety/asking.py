@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import random
 from collections.abc import Sequence
 from typing import Any
 
 from safewright.data.language import detect
-from safewright.data.longsafety import complete, select
+from safewright.data.longsafety import complete
 from safewright.data.splits import count_words
 from safewright.errors import BadInput
 from safewright.judges.audit import load_audit
@@ -32,13 +31,7 @@ def ask(rows: Sequence[Row], config: LongSafetyConfig) -> list[Question]:
     if config.judge_audit is not None:
         load_audit(config.judge_audit).quality()  # an unusable one is refused before anything is asked
     checked, _ = complete(rows)
-    kept = select(
-        checked,
-        safety_type=config.safety_type,
-        task_type=config.task_type,
-        min_length=config.min_length,
-        max_length=config.max_length,
-    )
+    kept = config.choose(checked)
     variants = config.variant_names()
     pairs = contexts.exchanged(kept, config.context_seed) if "irrelevant" in variants else {}
     if "irrelevant" in variants and not pairs:
@@ -48,6 +41,7 @@ def ask(rows: Sequence[Row], config: LongSafetyConfig) -> list[Question]:
             fix="Give more rows, of several safety types, or leave out the variant irrelevant.",
         )
     by_id = {row.id: row for row in kept}
+    padding = contexts.Padding(kept, config.context_seed) if "length" in variants else None
     found: list[Question] = []
     for row in kept:
         asker = _Asker(row, config)
@@ -58,8 +52,8 @@ def ask(rows: Sequence[Row], config: LongSafetyConfig) -> list[Question]:
         if row.id in pairs:
             other = by_id[pairs[row.id]].meta["context"]
             found += asker.in_context(f"{row.id}/irrelevant", "irrelevant", other)
-        if "length" in variants:
-            for name, text in _scaled(row, kept, config):
+        if padding is not None:
+            for name, text in _scaled(row, padding, config):
                 found += asker.in_context(f"{row.id}/{name}", name.partition("-")[0], text)
     return found
 
@@ -173,23 +167,14 @@ def shortened(question: Question, share: float) -> Question:
     )
 
 
-def _scaled(row: Row, rows: Sequence[Row], config: LongSafetyConfig) -> list[tuple[str, str]]:
-    """Names and texts of the row's context in other lengths.
-
-    The padding and the place of the relevant document depend on the seed and the row alone.
-    """
+def _scaled(row: Row, padding: contexts.Padding, config: LongSafetyConfig) -> list[tuple[str, str]]:
+    """Names and texts of the row's context in other lengths; one times is the variant long itself."""
     own = row.meta["context"]
     made = []
     for scale in config.scale_values():
-        draw = random.Random(f"{config.context_seed}|{row.id}|{scale:g}")
-        if scale == 1:
-            continue  # the variant long itself
         if scale < 1:
             made.append((f"x{scale:g}", contexts.beginning(own, scale)))
-            continue
-        others = [other for other in rows if contexts.strangers(row, other)]
-        draw.shuffle(others)
-        place = draw.choice(contexts.PLACES)
-        text = contexts.padded(own, [other.meta["context"] for other in others], scale, place)
-        made.append((f"x{scale:g}-{place}", text))
+        elif scale > 1:
+            place, text = padding.around(row, scale)
+            made.append((f"x{scale:g}-{place}", text))
     return made

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from safewright.data.longsafety import select
 from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import AskOptions
-from safewright.types import Judge
+from safewright.types import Judge, Row
 
 VARIANTS = ("long", "short", "irrelevant", "length")
 LONGEST_SCALE = 64.0
@@ -47,6 +49,11 @@ class LongSafetyConfig(AskOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("variants", "scales", "safety_type", "task_type"):
+            if not isinstance(getattr(self, name), str):
+                raise BadInput(
+                    f"longsafety.{name} is {getattr(self, name)!r}.", fix="Give text, with commas."
+                )
         self.variant_names()
         self.scale_values()
         if self.convention == "release" and self.judge_audit is not None:
@@ -66,6 +73,20 @@ class LongSafetyConfig(AskOptions):
             from safewright.measures.longsafety.correcting import check_audit  # brings numpy
 
             check_audit(self.judge_audit, judge)
+
+    def choose(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows that the filters leave.
+
+        Raises:
+            BadInput: An unknown label, or no row is left.
+        """
+        return select(
+            rows,
+            safety_type=self.safety_type,
+            task_type=self.task_type,
+            min_length=self.min_length,
+            max_length=self.max_length,
+        )
 
     def variant_names(self) -> tuple[str, ...]:
         """The variants that are asked.

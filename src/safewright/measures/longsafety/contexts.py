@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from safewright.data.splits import count_words
 from safewright.errors import BadInput
@@ -87,12 +87,13 @@ def without_middle(text: str, share: float) -> str:
     return text[: spans[keep - 1]].rstrip() + GAP + text[spans[-keep] :].lstrip()
 
 
-def padded(own: str, others: Sequence[str], times: float, place: str) -> str:
+def padded(own: str, others: Iterable[tuple[str, int]], times: float, place: str) -> str:
     """A context made ``times`` as long by other documents around it.
 
     Args:
         own: The relevant document, which stays whole.
-        others: Documents to pad with, in the order they are taken; the last one taken is cut to fit.
+        others: Documents to pad with, and their words, in the order they are taken; the last one taken is cut
+            to fit.
         times: Length of the result over that of ``own``, in words; more than ``others`` hold is an error.
         place: Where the relevant document stands, one of `PLACES`.
 
@@ -101,10 +102,9 @@ def padded(own: str, others: Sequence[str], times: float, place: str) -> str:
     """
     lacking = round(count_words(own) * (times - 1))
     taken: list[str] = []
-    for other in others:
+    for other, length in others:
         if lacking <= 0:
             break
-        length = count_words(other)
         taken.append(other if length <= lacking else beginning(other, lacking / length))
         lacking -= length
     if lacking > 0:
@@ -114,6 +114,36 @@ def padded(own: str, others: Sequence[str], times: float, place: str) -> str:
         )
     before = {"first": 0, "middle": len(taken) // 2, "last": len(taken)}[place]
     return "\n\n".join([*taken[:before], own, *taken[before:]])
+
+
+class Padding:
+    """Documents to pad contexts with: for each row and length another beginning in one mixed order.
+
+    Args:
+        rows: With contexts in their meta.
+        seed: Of the order, the beginnings and the places.
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: int) -> None:
+        self._rows, self._seed = list(rows), seed
+        random.Random(seed).shuffle(self._rows)
+        self._words: dict[str, int] = {}
+
+    def around(self, row: Row, times: float) -> tuple[str, str]:
+        """Where the row's own document stands, and the text of ``times`` its length; see `padded`."""
+        draw = random.Random(f"{self._seed}|{row.id}|{times:g}")
+        place = draw.choice(PLACES)
+        return place, padded(
+            row.meta["context"], self._strangers(row, draw.randrange(len(self._rows))), times, place
+        )
+
+    def _strangers(self, row: Row, start: int) -> Iterator[tuple[str, int]]:
+        for other in [*self._rows[start:], *self._rows[:start]]:
+            if strangers(row, other):
+                text = other.meta["context"]
+                if other.id not in self._words:
+                    self._words[other.id] = count_words(text)
+                yield text, self._words[other.id]
 
 
 def strangers(one: Row, other: Row) -> bool:
