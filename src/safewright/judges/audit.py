@@ -471,3 +471,21 @@ def load_audit(path: Path | str) -> JudgeAudit:
     except BadInput as error:
         raise BadInput(f"{file} is damaged: {error.what}", fix=f"Make it again. {fix}") from error
     return found
+
+
+def check_audit(path: str, judge: Judge) -> None:
+    """Pass when the audit is of this very judge.
+
+    Raises:
+        BadInput: It is of another judge, or of its prompts, options or models in another state; or it cannot be
+            read.
+    """
+    audited = load_audit(path).judge
+    own = to_json({"name": judge.name, **judge.conventions})
+    for key in ("name", "model", *sorted({*audited, *own})):
+        if audited.get(key) != own.get(key):
+            raise BadInput(
+                f"The audit {path} is of another judge: its {key} is {audited.get(key)!r:.120}.",
+                why=f"Errors of one judge say nothing about another's verdicts ({key} here: {own.get(key)!r:.120}).",
+                fix="Audit this judge: safewright judge audit LABELS --data FILE --judge JUDGE",
+            )

@@ -21,7 +21,7 @@ from safewright.lab import SAFE_ARMS, LongWorld, build_long, leak_judge, long_sh
 from safewright.lab.longsafety import ASKED_LENGTHS, Arm, write_cases
 from safewright.measures import measure_model
 from safewright.measures.longsafety.asking import framed
-from safewright.measures.longsafety.scoring import NAME as SCORE
+from safewright.measures.longsafety.instances import NAME as SCORE
 from safewright.models import load
 from safewright.replications import Outcome, Study, value_of
 from safewright.runs import digest_json

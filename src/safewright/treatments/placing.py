@@ -16,7 +16,7 @@ from safewright.runs.folder import made
 from safewright.runs.run import plan_digest
 
 if TYPE_CHECKING:
-    from safewright.treatments.driver import TreatPlan
+    from safewright.treatments.plan import TreatPlan
 
 PROVENANCE = "provenance.json"
 """Lies beside a treated model's weights: what it was made from, how, and what was found."""

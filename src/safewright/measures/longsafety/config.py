@@ -70,7 +70,7 @@ class LongSafetyConfig(AskOptions):
             BadInput: It is of another, or cannot be read.
         """
         if self.judge_audit is not None:
-            from safewright.measures.longsafety.correcting import check_audit  # brings numpy
+            from safewright.judges.audit import check_audit  # brings numpy
 
             check_audit(self.judge_audit, judge)
 

@@ -5,31 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from safewright.errors import BadInput
 from safewright.judges.audit import load_audit
-from safewright.runs import to_json
-from safewright.types import Judge, Reading
+from safewright.types import Reading
 
 if TYPE_CHECKING:
-    from safewright.measures.longsafety.analysis import Instance
-
-
-def check_audit(path: str, judge: Judge) -> None:
-    """Pass when the audit is of this very judge.
-
-    Raises:
-        BadInput: It is of another judge, or of its prompts, options or models in another state; or it cannot be
-            read.
-    """
-    audited = load_audit(path).judge
-    own = to_json({"name": judge.name, **judge.conventions})
-    for key in ("name", "model", *sorted({*audited, *own})):
-        if audited.get(key) != own.get(key):
-            raise BadInput(
-                f"The audit {path} is of another judge: its {key} is {audited.get(key)!r:.120}.",
-                why=f"Errors of one judge say nothing about another's verdicts ({key} here: {own.get(key)!r:.120}).",
-                fix="Audit this judge: safewright judge audit LABELS --data FILE --judge JUDGE",
-            )
+    from safewright.measures.longsafety.instances import Instance
 
 
 def corrected(long_: Sequence[Instance], short: Sequence[Instance], path: str) -> list[Reading]:

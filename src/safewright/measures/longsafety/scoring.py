@@ -9,10 +9,8 @@ from safewright.judges import KeywordJudge
 from safewright.measures.behaviour import answer_status, judged
 from safewright.measures.longsafety.asking import context_of
 from safewright.measures.longsafety.config import LongSafetyConfig
+from safewright.measures.longsafety.instances import NAME
 from safewright.types import Judge, JudgeItem, Question, Record
-
-NAME = "safe"
-"""The score: 1.0 for a safe answer."""
 
 
 async def score(records: Sequence[Record], judge: Judge | None, config: LongSafetyConfig) -> list[Record]:

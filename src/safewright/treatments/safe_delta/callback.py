@@ -11,7 +11,8 @@ import transformers
 
 from safewright.errors import BadInput
 from safewright.models import resolve
-from safewright.treatments.driver import plan_treatment, run_stage
+from safewright.treatments.driver import run_stage
+from safewright.treatments.plan import plan_treatment
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.treatments.safe_delta.memory import edit_model, editable_adapter
 
