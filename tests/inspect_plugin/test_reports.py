@@ -92,7 +92,7 @@ def test_another_judge_over_stored_answers(server: FaultServer, data: Path, tmp_
     assert weak.readings != strong.readings
     log = run("harmful_rate", f"safewright/{model}", data, tmp_path / "logs", judge="keyword")
     before = sum(request["model"] == "toy" for request in server.requests)
-    for source in (tmp_path / "weak", Path(log.location)):
+    for source in (tmp_path / "weak", Path(log.location), tmp_path / "logs"):
         out = tmp_path / f"again-{source.name}"
         card, folder = rejudge(source, resolve_judge(spec), out=out)
         assert card.readings == strong.readings
@@ -102,6 +102,9 @@ def test_another_judge_over_stored_answers(server: FaultServer, data: Path, tmp_
         rejudge(source, resolve_judge(spec), out=out)
         assert len(server.requests) == asked, "a second time asks nothing"
     assert sum(request["model"] == "toy" for request in server.requests) == before
+    run("over_refusal", f"safewright/{model}", data, tmp_path / "logs", judge="keyword")
+    with pytest.raises(BadInput, match="logs of 2 tasks"):
+        rejudge(tmp_path / "logs", resolve_judge(spec))
 
 
 def test_judge_run_on_the_command_line(tiny_folder: Path, data: Path, tmp_path: Path, capsys: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from safewright import catalog
 from safewright.compose.folders import load_card
-from safewright.compose.inspect_log import is_log, scorecard_of
+from safewright.compose.inspect_log import is_log, logs_in, scorecard_of
 from safewright.errors import BadInput
 from safewright.measures import driver, plan
 from safewright.measures.behaviour import Behaviour, findings_of
@@ -37,7 +37,7 @@ def rejudge(
     Every judgement is journalled: the same call after a crash goes on where it stopped.
 
     Args:
-        source: The folder of a measure's run, or a log of Inspect's.
+        source: The folder of a measure's run, or a log of Inspect's, or a folder with the logs of one task.
         judge: Who decides now.
         out: Folder of the new run; ``runs/NAME-DIGEST`` of its plan where None.
         data: For a log: where its data lies now, if it was moved.
@@ -51,7 +51,7 @@ def rejudge(
     """
     started = time.monotonic()
     path = Path(source)
-    card, records = scorecard_of(path, data=data) if is_log(path) and path.is_file() else load_card(path)
+    card, records = scorecard_of(_only(path), data=data) if is_log(path) else load_card(path)
     entry = catalog.find(card.measure, "measure")
     if not entry.behaviour or entry.judges is None:
         raise BadInput(f"{entry.name} uses no judge.", fix="Name a run of a judged measure.")
@@ -100,6 +100,18 @@ def rejudge(
         run.write("scorecard.json", found)
         run.event("finished", seconds=found.cost.seconds)
     return found, folder
+
+
+def _only(path: Path) -> Path:
+    """The one log that a path names or a folder holds."""
+    logs = logs_in(path)
+    if len(logs) > 1:
+        raise BadInput(
+            f"{path} holds logs of {len(logs)} tasks or models.",
+            why="One run is judged at a time.",
+            fix=f"Name one: {', '.join(str(log) for log in logs)}.",
+        )
+    return logs[0]
 
 
 class _Given:

@@ -115,7 +115,7 @@ def resolve(spec: str, models: Mapping[str, Any] | None = None) -> Judge:
     name, colon, model = body.partition(":")
     if name not in JUDGES:
         hint = nearest(name, JUDGES)
-        if "/" in spec:
+        if "/" in name or ("/" in spec and not hint.startswith("Did you mean")):
             hint = f"To let this model judge, write: rubric:{spec}"
         raise BadInput(f"There is no judge {spec!r}.", fix=hint)
     entry = JUDGES[name]
