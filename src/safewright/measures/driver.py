@@ -38,7 +38,8 @@ def measure_model(name: str, models: Models | Mapping[str, Models], **given: Any
             memory comes this way, with its tokenizer), or a mapping of the measure's roles to these.
         data: A file, a preset's name, loaded data, rows, or mappings in a public format; the role's default
             preset where None.
-        judge: A judge or its name; the default is the keyword judge, which is weak and says so.
+        judge: A judge or its name; the default is the measure's, mostly the keyword judge, which is weak and
+            says so.
         config: Options of the measure: a mapping, or its configuration dataclass.
         limit: At most so many rows, a sample that depends on ``seed`` alone.
         seed: Of the sample and of decoding above temperature 0.

@@ -200,7 +200,8 @@ def check_self_judge(
             raise BadInput(
                 f"The judge of {entry.name} is the model it judges ({role}: {model.ref.where}).",
                 why="Models favour their own answers.",
-                fix="Give another with --model-role judge=MODEL, or allow it: --set allow_self_judge=true.",
+                fix="Give another with --model-role judge=MODEL, or allow it: --set allow_self_judge=true (through"
+                " Inspect: -T config=allow_self_judge=true).",
             )
 
 
