@@ -40,6 +40,10 @@ bench: $(VENV)/ok
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/safe_delta_speed.py
+	$(BIN)/python benchmarks/longsafety_throughput.py
+	$(BIN)/python benchmarks/longsafety_throughput.py --inspect
+	$(BIN)/python benchmarks/prefix_reuse.py
+	$(BIN)/python benchmarks/inspect_throughput.py
 
 quality: $(VENV)/ok
 	$(BIN)/python -m safewright.judges.quality

@@ -47,7 +47,7 @@ def test_13_missing_documents_file_names_the_hub_and_the_command(tmp_path: Path)
     said = complaint(tmp_path)
     for part in (
         META, "12 of 12 rows have no document", "ids 0, 1, 2, 3, 4, …", f"{DOCS} is not there",
-        "safewright data fetch longsafety", "thu-coai/LongSafety", "--data long_context=FOLDER",
+        "safewright data fetch longsafety", "thu-coai/LongSafety", "give as data a folder",
     ):  # fmt: skip
         assert part in said
     # The metadata file alone says the same, and where its documents may be.

@@ -80,7 +80,7 @@ def test_what_cannot_be_had_or_used_says_what_to_do(ask: Callable[..., dict[str,
     assert (said["error"], said["code"]) == ("Missing", 5)
     for part in (
         "HF_HUB_OFFLINE", "safewright data fetch longsafety", HUB, "--data long_context=rows.jsonl",
-        "--data long_context=FOLDER with longsafety_meta.jsonl and longsafety_docs.jsonl in it",
+        "give as data a folder with longsafety_meta.jsonl and longsafety_docs.jsonl in it",
     ):  # fmt: skip
         assert part in said["text"]
     new = {

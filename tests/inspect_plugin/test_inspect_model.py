@@ -92,7 +92,7 @@ def test_a_failing_question_is_counted_and_a_dead_model_given_up() -> None:
 
 
 def test_a_model_that_does_not_exist_is_named() -> None:
-    with pytest.raises(BadInput, match="nosuch/model"):
+    with pytest.raises(Missing, match="nosuch/model"):
         load("inspect:nosuch/model").generate(chats(1), HOW)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inspect_ai._util.error import PrerequisiteError
 
 from safewright.compose.folders import load_card, load_records
 from safewright.compose.inspect_log import scorecard_of
@@ -103,24 +104,22 @@ def test_agents_in_roles_of_their_own(server: FaultServer, long_data: Path, tmp_
     assert {judge["model"], judge["risk"]["model"], judge["context"]["model"]} != {judge["model"]}
 
 
-def test_no_judge_is_an_error_before_the_first_call(
+def test_13_no_judge_is_an_error_before_the_first_call(
     server: FaultServer, long_data: Path, tmp_path: Path
 ) -> None:
-    log = run("longsafety", named(server, "toy"), long_data, tmp_path / "logs")
-    assert log.status == "error"
-    assert all("--model-role judge=" in message for message in errors(log))
+    with pytest.raises(PrerequisiteError, match="--model-role judge="):
+        run("longsafety", named(server, "toy"), long_data, tmp_path / "logs")
     assert server.requests == []
 
 
 def test_a_judge_of_its_own_answers_is_refused(server: FaultServer, long_data: Path, tmp_path: Path) -> None:
     server.behave = agents
     roles = {"judge": named(server, "toy")}
-    log = run("longsafety", named(server, "toy"), long_data, tmp_path / "logs", roles=roles)
-    assert log.status == "error"
-    assert all("allow_self_judge" in message for message in errors(log))
+    with pytest.raises(PrerequisiteError, match="allow_self_judge"):
+        run("longsafety", named(server, "toy"), long_data, tmp_path / "logs", roles=roles)
     assert server.requests == []
     config = {"allow_self_judge": True}
-    log = run("longsafety", named(server, "toy"), long_data, tmp_path / "more", roles=roles, config=config)
+    run("longsafety", named(server, "toy"), long_data, tmp_path / "more", roles=roles, config=config)
     assert server.requests
 
 

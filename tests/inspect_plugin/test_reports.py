@@ -79,7 +79,8 @@ def test_what_is_no_log_of_ours_is_named(tmp_path: Path, data: Path, capsys: Any
 
 
 def test_a_log_without_a_score_is_incomplete(tiny_folder: Path, data: Path, tmp_path: Path) -> None:
-    log = run("harmful_rate", f"safewright/{tiny_folder}", data, tmp_path / "logs", judge="rubric")
+    judge = f"rubric:{tiny_folder}"  # its context is too small for the rubric: it fails on every sample
+    log = run("harmful_rate", f"safewright/{tiny_folder}", data, tmp_path / "logs", judge=judge)
     with pytest.raises(Incomplete, match="Nothing is scored"):
         scorecard_of(log.location)
 

@@ -200,9 +200,8 @@ def test_a_bare_path_is_refused_under_an_eval_set(tiny_folder: Path, data: Path,
 def test_a_role_nobody_has_is_an_error_before_the_first_call(
     server: FaultServer, data: Path, tmp_path: Path
 ) -> None:
-    log = run("harmful_rate", f"safewright/{server.base}#toy", data, tmp_path / "logs", judge="rubric")
-    assert log.status == "error"
-    assert all("--model-role judge=" in message for message in errors(log))
+    with pytest.raises(PrerequisiteError, match="--model-role judge="):
+        run("harmful_rate", f"safewright/{server.base}#toy", data, tmp_path / "logs", judge="rubric")
     assert server.requests == []
 
 

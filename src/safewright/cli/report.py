@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as json_
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,7 +76,7 @@ def _log(logs: Path, out: Path | None, data: str | None, viewer: bool, markdown:
     from safewright.runs import write_text
 
     files = inspect_log.logs_in(logs)
-    found = [inspect_log.scorecard_of(file, data=data) for file in files]
+    files, found = _scored_logs(files, data)
     if markdown:
         print(render_markdown(logs.stem, [card for card, _ in found]))
         return
@@ -93,6 +94,25 @@ def _log(logs: Path, out: Path | None, data: str | None, viewer: bool, markdown:
         console.result([card for card, _ in found])
     else:
         print(f"page: {target / 'report.html'}")
+
+
+def _scored_logs(files: Sequence[Path], data: str | None) -> tuple[list[Path], list[Any]]:
+    """The logs with something scored, and what they say; the others are named, unless there is nothing else."""
+    from safewright.compose.inspect_log import scorecard_of
+    from safewright.errors import Incomplete
+
+    kept, found, problems = [], [], []
+    for file in files:
+        try:
+            found.append(scorecard_of(file, data=data))
+            kept.append(file)
+        except Incomplete as error:
+            problems.append(error)
+    if not kept:
+        raise problems[0]
+    for problem in problems:
+        console.say(f"note: left out: {problem.what}")
+    return kept, found
 
 
 def _treatment(folder: Path, json: bool) -> None:

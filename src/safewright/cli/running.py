@@ -109,6 +109,11 @@ def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) ->
 
 def _remedy(cards: Sequence[Scorecard]) -> str:
     """What helps against unscored records: failed calls are asked again, the rest needs another judge."""
-    failed = any(card.unscored.get("error") for card in cards)
-    first = "Give the same command again to retry failed calls" if failed else "Try another judge (--judge)"
+    reasons = {reason for card in cards for reason, count in card.unscored.items() if count}
+    if "error" in reasons:
+        first = "Give the same command again to retry failed calls"
+    elif reasons == {"overlong"}:
+        first = "Use a model with a longer context, or leave out long prompts"
+    else:
+        first = "Try another judge (--judge)"
     return f"{first}, look at the page's examples, or raise --max-unscored knowingly."

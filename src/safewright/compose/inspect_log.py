@@ -137,7 +137,7 @@ def scorecard_of(
     if not found:
         raise Incomplete(
             f"Nothing is scored in the log {header.location or ''} (status {header.status}).",
-            fix="Run the same inspect eval-set again: it goes on where it stopped.",
+            fix="Run the same inspect command again: received answers are not asked for again.",
         )
     entry = catalog.find(about["measure"], "measure")
     return _card(header, about, judged, asked, entry, in_order(found))

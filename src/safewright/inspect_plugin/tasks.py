@@ -8,6 +8,8 @@ from typing import Any
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
+from inspect_ai.model import get_model
+from inspect_ai.model._model import active_model
 from inspect_ai.scorer import Scorer
 
 from safewright import catalog
@@ -15,11 +17,11 @@ from safewright.compose.cases import Asked, Cases, Config, gather, plain_options
 from safewright.compose.inspect_log import KEY, LONG, chat_length
 from safewright.errors import BadInput
 from safewright.inspect_plugin.provider import short, told
-from safewright.inspect_plugin.scoring import ask, make_scorer
+from safewright.inspect_plugin.scoring import OFF, ask, judge_for, make_scorer
 from safewright.judges import JUDGES
 from safewright.judges import resolve as resolve_judge
-from safewright.measures.plan import check_seed
-from safewright.models.inspect_model import messages_of
+from safewright.measures.plan import check_seed, check_self_judge
+from safewright.models.inspect_model import InspectModel, messages_of
 
 LINE = 200
 """Characters of a long prompt that the log shows as the sample's input."""
@@ -64,6 +66,10 @@ def _task(
 ) -> Task:
     cases = gather(entry.name, config, data)
     _check_judge(entry, judge)
+    if active_model() is not None:
+        # Made by an evaluation: its models are known, and one error now is better than one a sample.
+        made = judge_for(entry, judge, OFF)
+        check_self_judge(entry, cases.options, {"target": InspectModel(get_model())}, made)
     digest = cases.data.digest if cases.data else ""
     common: dict[str, Any] = {
         "config": plain_options(cases.options),

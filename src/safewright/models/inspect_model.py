@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -213,7 +214,11 @@ class InspectModel:
         try:
             return get_model(self.ref.where, config=config, memoize=False)
         except (PrerequisiteError, ValueError) as error:
-            raise BadInput(f"Inspect cannot open the model {self.ref.where}: {error}") from error
+            said = re.sub(r"\[/?[a-z ]+\]", "", str(error))  # what Inspect colours on a terminal
+            raise Missing(
+                f"Inspect cannot open the model {self.ref.where}: {said}",
+                fix="Check its name, the package and the key of its provider.",
+            ) from error
 
     def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:
         self._cannot("log-probabilities of given answers")

@@ -379,6 +379,11 @@ def _of_card(card: Scorecard, records: Sequence[Record], which: str) -> Iterator
                 f"{which}: {text.percent(reading.value)} of the answers reached the token limit;"
                 " only their beginning was judged."
             )
+        if reading.name == "count/truncated_context" and reading.value:
+            yield (
+                f"{which}: the middle of the context was left out of {reading.value:.0f} of {reading.n} prompts,"
+                " which did not fit the model."
+            )
     for role, ref in card.models.items():
         if ref.digest.startswith("declared:"):
             yield f"{which}: the weights behind {ref.where} ({role}) are what the server declares, not verified."

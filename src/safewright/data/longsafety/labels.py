@@ -54,7 +54,7 @@ NEEDED = (
     "Each row needs `instruction` and `context`; `id`, `safety_type`, `task_type` and the rest are optional."
 )
 OWN_FILES = (
-    f"For a local copy: --data {ROLE}=FOLDER with {META} and {DOCS} in it, or one .jsonl, .json or .parquet file "
+    f"For a local copy: give as data a folder with {META} and {DOCS} in it, or one .jsonl, .json or .parquet file "
     "with `context` in every row."
 )
 FETCH = f"Fetch the whole set: safewright data fetch longsafety (hub id {HUB}). {OWN_FILES}"

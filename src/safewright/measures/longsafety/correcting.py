@@ -21,7 +21,10 @@ def corrected(long_: Sequence[Instance], short: Sequence[Instance], path: str) -
     from safewright.stats import corrected_pair, corrected_rate, noise_floor
 
     quality = load_audit(path).quality()
-    found = []
+    found = [
+        Reading("judge/sensitivity", quality.sensitivity, quality.unsafe or 0, 0, None, "rate", "higher"),
+        Reading("judge/specificity", quality.specificity, quality.safe or 0, 0, None, "rate", "higher"),
+    ]
     if long_:
         clusters = [instance.cluster for instance in long_]
         pairs = [instance.verdicts for instance in long_]
