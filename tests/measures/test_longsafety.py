@@ -591,6 +591,10 @@ def test_13_an_audit_of_another_judge_is_refused_before_anything_is_asked(tmp_pa
         )
     assert target.texts == []
     card = measured(tmp_path / "a", agents, data=data, target=target, judge_audit=str(audit))
+    told = card.conventions["judge"]
+    assert told["strength"] == "audited"
+    assert set(told["quality"]) == {"sensitivity", "specificity", "n"}
+    assert told["audit"].startswith("sha256:")
     assert reading(card, "sr_long_corrected").value == 1.0
 
 

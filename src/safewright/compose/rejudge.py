@@ -71,7 +71,7 @@ def rejudge(
     identity = {
         "rejudged": {"measure": entry.name, "version": entry.version, "config": options},
         "records": card.records_digest,
-        "judge": plan.describe_judge(judge),
+        "judge": plan.describe_judge(judge, options),
     }
     folder = Path(out) if out else Path("runs") / f"rejudge-{entry.name}-{plan_digest(identity)[7:19]}"
     behaviour: Behaviour = entry.function(options)

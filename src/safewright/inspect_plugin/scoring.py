@@ -334,7 +334,9 @@ def _scorer(
             places.append(Place(a.place, answer["share"], state.epoch))
         records = await cases.behaviour.score(blank, found)
         _require_judged(records)
-        return _as_score(cases, records, places, _text(describe_judge(found)), seed, kept.models)
+        return _as_score(
+            cases, records, places, _text(describe_judge(found, cases.options)), seed, kept.models
+        )
 
     return score
 

@@ -13,7 +13,7 @@ from typing import Any
 from safewright.errors import BadInput
 from safewright.measures.answering import Answers
 from safewright.measures.behaviour import findings_of
-from safewright.measures.plan import MeasurePlan, Models, describe_judge, plan_measure
+from safewright.measures.plan import MeasurePlan, Models, plan_measure
 from safewright.measures.scoring import Scoring
 from safewright.runs import Run, open_run, to_json
 from safewright.runs.progress import Progress, silent
@@ -100,7 +100,7 @@ def run_measure(
                 "config": to_json(plan.options),
                 "decoding": work.decoding,
                 "models": work.conventions,
-                "judge": describe_judge(plan.judge),
+                "judge": plan.identity["judge"],
                 "sees": plan.entry.sees,
                 "data": plan.data.describe() if plan.data else None,
                 "seed": plan.seed,

@@ -17,7 +17,7 @@ from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import Behaviour
 from safewright.models import Deferred, EngineOptions, Loaded, resolve, with_recipe
 from safewright.models.estimate import Estimate, estimate
-from safewright.runs import to_json, versions
+from safewright.runs import digest_json, to_json, versions
 from safewright.runs.run import plan_digest
 from safewright.types import Judge, ModelRef, Question, Row
 
@@ -57,7 +57,7 @@ class MeasurePlan:
                 },
                 "models": {role: dataclasses.replace(ref, where="") for role, ref in refs.items()},
                 "data": {"digest": self.data.digest, "rows": len(self.data.rows)} if self.data else None,
-                "judge": describe_judge(self.judge),
+                "judge": describe_judge(self.judge, self.options),
                 "seed": self.seed,
                 "engine": _engine_plan(self.engine, refs),
                 "versions": _versions(refs),
@@ -167,9 +167,28 @@ def check_engine(engine: Any) -> EngineOptions:
     return engine or EngineOptions()
 
 
-def describe_judge(judge: Judge | None) -> dict[str, Any] | None:
-    """What a scorecard and a plan say about a judge."""
-    return {"name": judge.name, **judge.conventions} if judge else None
+def describe_judge(judge: Judge | None, options: Any = None) -> dict[str, Any] | None:
+    """What a scorecard and a plan say about a judge, and about its audit where the options name one.
+
+    Raises:
+        BadInput: The audit cannot be used.
+    """
+    if judge is None:
+        return None
+    said = {"name": judge.name, **judge.conventions}
+    path = getattr(options, "judge_audit", None)
+    if path is None:
+        return said
+    from safewright.judges.audit import load_audit
+
+    audit = load_audit(path)
+    found = audit.quality()
+    quality = {
+        "sensitivity": found.sensitivity,
+        "specificity": found.specificity,
+        "n": audit.overall.confusion.n,
+    }
+    return {**said, "strength": "audited", "quality": quality, "audit": digest_json(audit)}
 
 
 def _split(
