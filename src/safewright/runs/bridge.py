@@ -39,9 +39,17 @@ class Background:
         import threading
 
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="safewright-background", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="safewright-background", daemon=True)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._loop.run_forever()
+                return
+            except (KeyboardInterrupt, SystemExit):
+                # A task ended with it, and its future holds it for who waits. asyncio also ends the loop then,
+                # in which the other tasks, and their clean-up, would wait for ever.
+                continue
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Start a coroutine; its future is for any thread."""
