@@ -10,6 +10,7 @@ import typer
 
 from safewright.cli import console, options, running
 from safewright.errors import BadInput, TooManyUnscored
+from safewright.measures import MAX_UNSCORED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from safewright.judges.audit import Figures, JudgeAudit
     from safewright.types import Judge
 
-MAX_UNSCORED = 0.02
 app = typer.Typer(help="Judges: compare one with people, or judge again.", no_args_is_help=True)
 
 

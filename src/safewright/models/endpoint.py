@@ -24,6 +24,7 @@ from safewright.models._http import (
     open_client,
     prompt_tokens,
     read_reply,
+    side_by_side,
 )
 from safewright.models.chat import THINK
 from safewright.models.overlong import least_room, overlong
@@ -420,13 +421,7 @@ class Endpoint:
 
         if count == 1:
             return await work()
-        workers = [asyncio.create_task(work()) for _ in range(min(self.concurrency, count))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await side_by_side(work, min(self.concurrency, count))
 
     async def _ask(self, client: Any, session: _Session, question: _Question, how: Decoding) -> None:
         """Ask one question until it is answered, is overlong, or has used up its tries."""

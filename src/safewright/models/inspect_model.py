@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 from safewright.errors import BadInput, Missing, SafewrightError, need_extra
-from safewright.models._http import FILTERED, in_background, nothing
+from safewright.models._http import FILTERED, in_background, nothing, side_by_side
 from safewright.models.chat import THINK, split_reasoning
 from safewright.models.recipes import checked
 from safewright.runs import digest_json, from_json, to_json
@@ -170,13 +170,7 @@ class InspectModel:
                 put(index, said)
 
         # Inspect limits the requests to one model itself; so many may wait for their turn.
-        workers = [asyncio.create_task(work()) for _ in range(min(len(todo), self._concurrency or 256))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await side_by_side(work, min(len(todo), self._concurrency or 256))
 
     async def _ask(self, model: Model, chat: Chat, how: Decoding, index: int) -> Generation:
         from inspect_ai._util.error import PrerequisiteError
