@@ -23,7 +23,7 @@ from safewright.measures import measure_model, plan_measure
 from safewright.measures.longsafety import LongSafetyConfig, contexts
 from safewright.measures.longsafety.analysis import summarise
 from safewright.measures.longsafety.asking import ask, context_of, framed, shortened
-from safewright.measures.longsafety.core import both_safe, bounds, frechet
+from safewright.measures.longsafety.core import both_safe, bounds
 from safewright.types import Generation, ModelRef, Question, Reading, Record, Row, Scorecard
 from tests.measures.longsafety_agents import Agents, Model, failed, rows, said, section
 
@@ -234,6 +234,14 @@ def test_05_an_agent_that_fails_or_refuses_decides_nothing(agent: str, tmp_path:
         card = measured(tmp_path / name, Agents(**{agent: reply}))
         assert card.unscored == {status: 12}
         assert reading(card, "sr_long").value is None
+
+
+def frechet(front: float, end: float) -> tuple[float, float]:
+    """The least and greatest share that two shares over the same records can have in common.
+
+    Source: Fréchet (1935): max(0, p + q - 1) <= P(both) <= min(p, q).
+    """
+    return max(0.0, front + end - 1.0), min(front, end)
 
 
 def test_06_three_valued_conjunction() -> None:

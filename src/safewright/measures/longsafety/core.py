@@ -34,14 +34,6 @@ def bounds(values: Sequence[float | None]) -> tuple[float, float]:
     return known / len(values), (known + missing) / len(values)
 
 
-def frechet(front: float, end: float) -> tuple[float, float]:
-    """The least and greatest share that two shares over the same records can have in common.
-
-    Source: Fréchet (1935): max(0, p + q - 1) <= P(both) <= min(p, q).
-    """
-    return max(0.0, front + end - 1.0), min(front, end)
-
-
 def standardised(cells: Mapping[str, tuple[float, int]], mix: Mapping[str, int]) -> float | None:
     """A group's rate as it would be with the pooled mix of tasks: sum of w_t r_t, w_t the pooled share of t.
 
