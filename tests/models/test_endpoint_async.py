@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 
 from safewright.errors import BadInput, Missing
+from safewright.models._http import Failure, Line
 from safewright.models.endpoint import Endpoint
 from safewright.types import Decoding, Generation
 from tests.models.fault_server import FaultServer, Reply, complains, echo, said
@@ -191,6 +193,35 @@ def test_a_cancelled_caller_leaves_the_others_their_connections(server: FaultSer
     assert [g.answer for g in found] == [f"WORD {i}" for i in range(6)]
     assert server.most <= 4  # the server still works on what was cancelled
     assert len(server.requests) <= 6 + 4
+
+
+@pytest.mark.parametrize("broken", ["cancelled", "out of time"])
+def test_a_broken_off_exchange_takes_its_connection_with_it(server: FaultServer, broken: str) -> None:
+    server.behave = lambda request, number: Reply(echo(request, number).body, delay=0.5 if number == 2 else 0)
+    payload = {"messages": [{"role": "user", "content": "word"}]}
+
+    async def ask() -> None:
+        async with aclosing(Line(server.base)) as line:
+
+            async def post(timeout: float = 20) -> Any:
+                return await line.exchange(
+                    "POST", f"{server.base}/chat/completions", payload, timeout=timeout
+                )
+
+            await post()
+            if broken == "cancelled":
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(post(), 0.2)
+            else:
+                with pytest.raises(Failure, match=r"within 0\.2 s"):
+                    await post(0.2)
+            assert len(server.connections) == 1
+            await post()
+            await post()
+
+    asyncio.run(ask())
+    assert len(server.requests) == 4
+    assert len(server.connections) == 2
 
 
 def test_sampled_chats_of_one_call_have_seeds_of_their_own(server: FaultServer) -> None:

@@ -92,23 +92,51 @@ def api_key() -> str | None:
     return None
 
 
-def open_client(base: str, verify: ssl.SSLContext | None = None) -> Any:
-    """An ``httpx.AsyncClient`` for one server, with the key as its bearer and a single connection.
+class Line:
+    """A connection to one server, opened when first needed; belongs to one event loop.
+
+    An exchange that is broken off (cancelled, out of time, hung up) takes its client with it: httpx may count
+    the client's only connection as taken for ever, and all that comes later would wait for it in vain.
+
+    Args:
+        base: The server's address.
+        verify: What checks the server's certificate; made here by default, which takes 20 ms.
 
     Raises:
         Missing: httpx is not installed.
     """
-    httpx = _httpx()
-    key = api_key()
-    host = urlsplit(base).hostname or ""
-    local = host == "localhost" or host.startswith("127.") or host == "::1"
-    return httpx.AsyncClient(
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
-        trust_env=not local,  # a proxy meant for the world must not get the questions for this machine
-        verify=verify or True,
-    )
+
+    def __init__(self, base: str, verify: ssl.SSLContext | None = None) -> None:
+        self._base, self._verify = base, verify or _httpx().create_ssl_context()
+        self._client: Any = None
+
+    async def exchange(self, method: str, url: str, payload: Any = None, *, timeout: float) -> Any:
+        """The JSON of one successful reply.
+
+        Args:
+            method: ``GET`` or ``POST``.
+            url: The whole address.
+            payload: What to send as JSON.
+            timeout: Seconds for the whole exchange, however lively the connection is.
+
+        Raises:
+            Failure: Anything else; the key never shows in it.
+            BadInput: No such address can exist.
+        """
+        if self._client is None:
+            self._client = _open_client(self._base, self._verify)
+        try:
+            response, body = await _received(self._client, method, url, payload, timeout)
+        except BaseException:
+            await self.aclose()
+            raise
+        return _json_of(response, body)
+
+    async def aclose(self) -> None:
+        """Close the connection; the next exchange opens another."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
 
 def _httpx() -> Any:
@@ -119,10 +147,25 @@ def _httpx() -> Any:
     return httpx
 
 
+def _open_client(base: str, verify: ssl.SSLContext) -> Any:
+    """An ``httpx.AsyncClient`` for one server, with the key as its bearer and a single connection."""
+    httpx = _httpx()
+    key = api_key()
+    host = urlsplit(base).hostname or ""
+    local = host == "localhost" or host.startswith("127.") or host == "::1"
+    return httpx.AsyncClient(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+        trust_env=not local,  # a proxy meant for the world must not get the questions for this machine
+        verify=verify,
+    )
+
+
 class Lines:
     """The connections to one server, as many as requests may be under way; belongs to one event loop.
 
-    Each is a client of its own: httpx looks through a pool's connections several times a request, and 64 in
+    Each has a client of its own: httpx looks through a pool's connections several times a request, and 64 in
     one pool take ten times the CPU of everything else.
 
     Args:
@@ -135,44 +178,31 @@ class Lines:
 
     def __init__(self, base: str, count: int) -> None:
         self._base, self._gate = base, asyncio.Semaphore(count)
-        self._verify: ssl.SSLContext = _httpx().create_ssl_context()  # reading the certificates takes 20 ms
-        self._free: list[Any] = []
-        self._opened: list[Any] = []
+        self._verify: ssl.SSLContext = _httpx().create_ssl_context()
+        self._free: list[Line] = []
+        self._made: list[Line] = []
 
     @asynccontextmanager
-    async def one(self) -> AsyncGenerator[Any]:
-        """A client that nobody else uses meanwhile, the one used last where several are free."""
+    async def one(self) -> AsyncGenerator[Line]:
+        """A line that nobody else uses meanwhile, the one used last where several are free."""
         async with self._gate:
             if not self._free:
-                self._opened.append(open_client(self._base, self._verify))
-                self._free.append(self._opened[-1])
-            client = self._free.pop()
+                self._made.append(Line(self._base, self._verify))
+                self._free.append(self._made[-1])
+            line = self._free.pop()
             try:
-                yield client
+                yield line
             finally:
-                self._free.append(client)
+                self._free.append(line)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        while self._opened:
-            await self._opened.pop().aclose()
-        self._free.clear()
+        for line in self._made:
+            await line.aclose()
 
 
-async def exchange(client: Any, method: str, url: str, payload: Any = None, *, timeout: float) -> Any:
-    """The JSON of one successful reply.
-
-    Args:
-        client: What `open_client` returned.
-        method: ``GET`` or ``POST``.
-        url: The whole address.
-        payload: What to send as JSON.
-        timeout: Seconds for the whole exchange, however lively the connection is.
-
-    Raises:
-        Failure: Anything else; the key never shows in it.
-        BadInput: No such address can exist.
-    """
+async def _received(client: Any, method: str, url: str, payload: Any, timeout: float) -> tuple[Any, bytes]:
+    """A whole reply: its head and its body."""
     import httpx
 
     body = bytearray()
@@ -193,20 +223,25 @@ async def exchange(client: Any, method: str, url: str, payload: Any = None, *, t
         raise Failure("garbage", "a reply that cannot be decoded", str(error)) from error
     except httpx.HTTPError as error:
         raise Failure("silent", type(error).__name__, str(error)) from error
+    return response, bytes(body)
+
+
+def _json_of(response: Any, body: bytes) -> Any:
+    """What a reply says, where it is a success."""
     status = response.status_code
     if not 200 <= status < 300:
         later = status in (408, 409, 425, 429) or status >= 500
         raise Failure(
             "fault" if later else "refused",
             f"HTTP {status}",
-            bytes(body).decode("utf-8", "replace"),
+            body.decode("utf-8", "replace"),
             status=status,
             wait=retry_after(response.headers.get("retry-after")),
         )
     try:
-        return json.loads(bytes(body))
+        return json.loads(body)
     except (ValueError, RecursionError) as error:
-        start = bytes(body[:4000]).decode("utf-8", "replace")
+        start = body[:4000].decode("utf-8", "replace")
         raise Failure("garbage", f"HTTP {status} without JSON", start) from error
 
 

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -14,14 +15,13 @@ from safewright.models._http import (
     FILTERED,
     Failure,
     Kind,
+    Line,
     Lines,
     backoff,
     context_limit,
     counted_prompt,
-    exchange,
     in_background,
     nothing,
-    open_client,
     prompt_tokens,
     read_reply,
     side_by_side,
@@ -124,12 +124,12 @@ def endpoint_ref(ref: str) -> ModelRef:
 
 async def _declared(base: str, *, named: bool) -> dict[str, dict[str, Any]]:
     """What a server says about each model it lists; empty when it cannot list and a name is given."""
-    async with open_client(base) as client:
+    async with aclosing(Line(base)) as line:
         tries = 0
         while True:
             tries += 1
             try:
-                reply = await exchange(client, "GET", f"{base}/models", timeout=30.0)
+                reply = await line.exchange("GET", f"{base}/models", timeout=30.0)
                 return _read_models(reply)
             except Failure as failure:
                 # Some servers (transformers serve without a hub cache) answer 500 here for ever.
@@ -416,14 +416,14 @@ class Endpoint:
     ) -> None:
         async def work() -> None:
             for question in questions:
-                async with lines.one() as client:
-                    await self._ask(client, session, question, how)
+                async with lines.one() as line:
+                    await self._ask(line, session, question, how)
 
         if count == 1:
             return await work()
         await side_by_side(work, min(self.concurrency, count))
 
-    async def _ask(self, client: Any, session: _Session, question: _Question, how: Decoding) -> None:
+    async def _ask(self, line: Line, session: _Session, question: _Question, how: Decoding) -> None:
         """Ask one question until it is answered, is overlong, or has used up its tries."""
         room, tries = how.max_new_tokens, 0
         limit: int | None = None  # the context's, once a server has complained about it
@@ -431,8 +431,8 @@ class Endpoint:
         while True:
             key = self._limit_key
             try:
-                reply = await exchange(
-                    client, "POST", self.base + _CHAT_PATH, payload | {key: room}, timeout=self.timeout
+                reply = await line.exchange(
+                    "POST", self.base + _CHAT_PATH, payload | {key: room}, timeout=self.timeout
                 )
                 session.hear()
                 found = read_reply(reply, self.visible)
