@@ -25,9 +25,10 @@ BELOW: dict[str, set[str]] = {
     "judges": FLOOR | {"stats", "runs", "prompts", "data", "models"},
 }
 METHODS = FLOOR | {"stats", "runs", "prompts", "data", "models", "judges"}
-BELOW["measures"] = METHODS
-BELOW["treatments"] = METHODS
-BELOW["compose"] = METHODS | {"measures", "treatments"}
+BELOW["training"] = FLOOR | {"stats", "runs", "prompts", "data", "models"}
+BELOW["measures"] = METHODS | {"training"}
+BELOW["treatments"] = METHODS | {"training"}
+BELOW["compose"] = METHODS | {"training", "measures", "treatments"}
 BELOW["report"] = BELOW["compose"] | {"compose"}
 BELOW["lab"] = FLOOR | {"stats", "runs", "data", "models"}
 BELOW["guard"] = {"types", "errors", "stats", "runs", "prompts", "models"}
