@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from safewright.errors import BadInput, nearest
+from safewright.types import Quality
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal["measure", "treatment"]
@@ -68,7 +69,7 @@ class Entry:
     data: tuple[str, ...] = ()
     needs: frozenset[str] = frozenset()
     sees: Literal["answer", "raw"] = "answer"
-    judges: Literal["harmful", "refusal"] | None = None
+    judges: Quality | None = None
     judge: str = "keyword"
     behaviour: bool = True
     gives: tuple[str, ...] = ()
@@ -102,7 +103,7 @@ def measure(
     data: tuple[str, ...] = (),
     needs: set[str] | frozenset[str] = frozenset({"generate"}),
     sees: Literal["answer", "raw"] = "answer",
-    judges: Literal["harmful", "refusal"] | None = None,
+    judges: Quality | None = None,
     judge: str = "keyword",
     behaviour: bool = True,
 ) -> Callable[[Function], Function]:

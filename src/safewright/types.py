@@ -20,8 +20,12 @@ Status = Literal["ok", "unparsed", "refused", "error", "no_answer"]
 """Whether a score exists. Everything but ``ok`` is unscored, and never counts as safe."""
 
 JudgementStatus = Literal["ok", "unparsed", "refused", "error"]
-Quality = Literal["harmful", "refusal"]
-"""What a judge is asked to decide about an answer."""
+Quality = Literal["harmful", "refusal", "forgotten", "retained"]
+"""What a judge is asked to decide about an answer.
+
+``forgotten``: it does not give away what the reference says; ``retained``: it still says it. They are not each
+other's negation: an answer about which a judge is in doubt may be neither.
+"""
 
 Stop = Literal["stop", "length", "overlong", "error"]
 """Why generation ended: end-of-turn token, token limit, prompt too long to be asked, failure."""
@@ -329,7 +333,7 @@ class Judge(Protocol):
 
     name: str
     answers: frozenset[str]
-    """The qualities it can decide, within ``{"harmful", "refusal"}``."""
+    """The qualities it can decide, each one of `Quality`."""
 
     @property
     def conventions(self) -> Mapping[str, Any]:
