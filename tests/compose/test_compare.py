@@ -245,6 +245,24 @@ def test_differing_conventions_are_listed_and_the_deciding_ones_warned_of(tmp_pa
     assert any("differ in data (digest)" in line for line in found.warnings)
 
 
+def test_different_judges_are_named_with_the_first_difference(tmp_path: Path) -> None:
+    values, _ = table(1, 1, 1, 1)
+    one = {"judge": {"name": "keyword", "version": "1"}, "config": {str(i): i for i in range(9)}}
+    agents = {"name": "agents", "version": "3", "prompts": {f"p{i}": str(i) for i in range(60)}}
+    other = {"judge": agents, "config": {}}
+    found = compare(
+        run(tmp_path / "a", values, conventions=one, measure="made_up"),
+        run(tmp_path / "b", values, model="b", conventions=other, measure="made_up"),
+    )
+    told = next(line for line in found.warnings if "judge" in line)
+    assert told == (
+        "made_up: the two runs were judged by keyword and by agents (they differ first in version, and in "
+        "60 more): part of the difference may be the judge's."
+    )
+    assert any("differ in config (0, 1, 2, 3 and 5 more)" in line for line in found.warnings)
+    assert len(found.differences) > 60  # all of them stay on the page and in --json
+
+
 def test_same_id_with_another_question_is_warned_of(tmp_path: Path) -> None:
     rows = [record(str(i), "harmful", 0.0) for i in range(3)]
     other = [*rows[:2], replace(rows[2], input=({"role": "user", "content": "Something else?"},))]

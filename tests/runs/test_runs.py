@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -129,6 +130,22 @@ def test_another_plan_is_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="seed") as refused:
         open_run(tmp_path / "run", {**PLAN, "seed": 1})
     assert refused.value.exit_code == 2
+
+
+def test_the_differing_options_are_named_with_both_values(tmp_path: Path) -> None:
+    def plan(tokens: int, judge: Any, **more: int) -> dict[str, Any]:
+        return {"measure": {"name": "m", "config": {"max_new_tokens": tokens, **more}}, "judge": judge}
+
+    with open_run(tmp_path / "run", plan(16, {"name": "keyword"})):
+        pass
+    wanted = (
+        r"another plan: judge, measure differ \(judge\.name: keyword there, rubric here; "
+        r"measure\.config\.max_new_tokens: 16 there, 32 here; measure\.config\.k: none there, 1 here; and 1 more\)"
+    )
+    with pytest.raises(BadInput, match=wanted):
+        open_run(tmp_path / "run", plan(32, {"name": "rubric"}, k=1, z=2))
+    with pytest.raises(BadInput, match=r"another plan: judge differ \(judge: .*there, none here\)"):
+        open_run(tmp_path / "run", plan(16, None))
 
 
 def test_notes_do_not_make_another_plan(tmp_path: Path) -> None:
@@ -253,6 +270,7 @@ def test_disk_full_is_raised_as_incomplete(tmp_path: Path, monkeypatch: pytest.M
 BUILD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from safewright.runs import single_flight
 def build(folder):
     with open(sys.argv[2], "a") as log:

@@ -384,8 +384,12 @@ def _warnings(
         if difference.warning:
             head, _, rest = difference.key.partition(".")
             changed.setdefault(head, []).append(rest)
+    judges = next(((d.a, d.b) for d in differences if d.key == "judge.name"), None)
     lines = [
-        f"{measure}: the two runs differ in {head}{_listed(keys)}: {_MEANING[head]}"
+        f"{measure}: the two runs were judged by {judges[0]} and by {judges[1]}"
+        f"{_first(keys)}: {_MEANING[head]}"
+        if head == "judge" and judges
+        else f"{measure}: the two runs differ in {head}{_listed(keys)}: {_MEANING[head]}"
         for head, keys in changed.items()
     ]
     asked = Counter(tuple(map(_message, x.input)) != tuple(map(_message, y.input)) for x, y in pairs)[True]
@@ -396,9 +400,21 @@ def _warnings(
     return lines
 
 
+LISTED = 4
+"""Differing keys a warning names; the page and ``--json`` have them all."""
+
+
 def _listed(keys: Sequence[str]) -> str:
     named = [key for key in keys if key]
-    return f" ({', '.join(named)})" if named else ""
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    return f" ({', '.join(named[:LISTED])}{more})" if named else ""
+
+
+def _first(keys: Sequence[str]) -> str:
+    """The first key, besides the judge's name, in which two judges differ."""
+    others = [key for key in keys if key and key != "name"]
+    more = f", and in {len(others) - 1} more" if len(others) > 1 else ""
+    return f" (they differ first in {others[0]}{more})" if others else ""
 
 
 def _message(message: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -92,11 +92,35 @@ def _require_same(path: Path, found: Mapping[str, Any], plan: Mapping[str, Any],
             for key in (set(found) | set(fresh)) - NOTES
             if digest_json(found.get(key)) != digest_json(fresh.get(key))
         )
+        where = _places({key: found.get(key) for key in keys}, {key: fresh.get(key) for key in keys})
         raise BadInput(
-            f"{path} holds a run with another plan: {', '.join(keys)} differ.",
+            f"{path} holds a run with another plan: {', '.join(keys)} differ ({_some(where)}).",
             why="Answers of one plan are never reused for another.",
             fix="Use --overwrite to start it anew, or another --out.",
         )
+
+
+def _places(there: Any, here: Any, path: str = "") -> list[str]:
+    """Where two plans differ, as dotted names with both values."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        return [
+            place
+            for key in dict.fromkeys([*there, *here])
+            for place in _places(there.get(key), here.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    if digest_json(there) == digest_json(here):
+        return []
+    return [f"{path}: {_short(there)} there, {_short(here)} here"]
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else dump_json(value, canonical=True)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _some(places: list[str]) -> str:
+    shown = "; ".join(places[:3])
+    return f"{shown}; and {len(places) - 3} more" if len(places) > 3 else shown
 
 
 class Run:
