@@ -250,11 +250,15 @@ class Scorecard:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a measure concludes from its records: the parts of a scorecard it decides itself."""
+    """What a measure concludes from its records: the parts of a scorecard it decides itself.
+
+    ``conventions`` is what its numbers were taken under beyond its options.
+    """
 
     readings: tuple[Reading, ...] = ()
     curves: tuple[Curve, ...] = ()
     tests: tuple[Test, ...] = ()
+    conventions: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def run_measure(
                 "seed": plan.seed,
                 "max_unscored": max_unscored,
                 "versions": plan.identity["versions"],
+                **({"method": dict(findings.conventions)} if findings.conventions else {}),
             },
             unscored=count_unscored(records),
             cost=Cost(
