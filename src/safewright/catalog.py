@@ -77,6 +77,17 @@ class Entry:
     stages: Mapping[str, Stage] = field(default_factory=dict)
     estimate: Callable[..., dict[str, float]] | None = None
     extra: str = "models"
+    role_needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    rescore: Callable[..., Any] | None = None
+
+    @property
+    def data_roles(self) -> tuple[str, ...]:
+        """All roles of its rows, required ones first."""
+        return self.data + self.optional_data
+
+    def needs_of(self, role: str) -> frozenset[str]:
+        """What it asks of the model in a role."""
+        return self.role_needs.get(role, self.needs)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -101,11 +112,14 @@ def measure(
     takes: tuple[str, ...] = ("target",),
     optional: tuple[str, ...] = (),
     data: tuple[str, ...] = (),
+    optional_data: tuple[str, ...] = (),
     needs: set[str] | frozenset[str] = frozenset({"generate"}),
+    role_needs: Mapping[str, set[str] | frozenset[str]] | None = None,
     sees: Literal["answer", "raw"] = "answer",
     judges: Quality | None = None,
     judge: str = "keyword",
     behaviour: bool = True,
+    rescore: Callable[..., Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Enter a measure into the catalog.
 
@@ -116,14 +130,19 @@ def measure(
         config: A frozen dataclass of its options; each field's help stands in ``metadata["help"]``.
         takes: Roles of the models it must be given.
         optional: Roles of models it can use.
-        data: Roles of its rows.
+        data: Roles of its rows. With several roles it reads them as one set: see
+            `safewright.data.roles.merged`.
+        optional_data: Roles of rows it can use.
         needs: What it asks of a model; see `safewright.models.load`.
+        role_needs: What it asks of the models in some roles, where that is something else.
         sees: Whether judges see the answer alone or the raw output.
         judges: The quality its judge has to decide; None when it needs no judge.
         judge: The judge it has where the user chooses none.
         behaviour: True for a function of the configuration that returns a
             `safewright.measures.Behaviour`; False for a white-box function
             ``(models, rows, *, config, run) -> Findings``.
+        rescore: Scores stored records of other programs, with no model at hand:
+            ``(path, config) -> (Findings, records, conventions)``.
     """
 
     def enter(function: Function) -> Function:
@@ -144,6 +163,9 @@ def measure(
                 judges=judges,
                 judge=judge,
                 behaviour=behaviour,
+                optional_data=optional_data,
+                role_needs={role: frozenset(own) for role, own in (role_needs or {}).items()},
+                rescore=rescore,
             )
         )
         return function

@@ -54,7 +54,7 @@ def measure(
     plan = plan_measure(
         name,
         {entry.roles[0]: model, **options.by_role(model_role, "--model-role", further)},
-        data=next(iter(options.by_role(data, "--data", entry.data[:1]).values()), None),
+        data=options.by_role(data, "--data", entry.data_roles) or None,
         judge=judge,
         config=options.method_options(set_, config),
         limit=limit,

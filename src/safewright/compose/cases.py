@@ -13,14 +13,18 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from safewright import catalog
-from safewright.data import LoadedData, load_data
+from safewright.data import LoadedData
 from safewright.errors import BadInput
 from safewright.measures.behaviour import Behaviour
+from safewright.measures.plan import read_data
 from safewright.runs import digest_json, to_json
 from safewright.types import Question
 
 Config = Mapping[str, Any] | Sequence[str] | str | None
 """Options of a measure: a mapping, ``key=value,key=value``, JSON, or the path of a TOML file."""
+
+Given = Mapping[str, str] | Sequence[str] | str | None
+"""Rows of a measure: what names them, or by role: a mapping, or ``ROLE=FILE,ROLE=FILE``."""
 
 _lock = threading.Lock()
 _gathered: WeakValueDictionary[str, Cases] = WeakValueDictionary()
@@ -90,7 +94,7 @@ def row_of(question: Question) -> str:
     return str(question.meta.get("row", question.id))
 
 
-def gather(measure: str, config: Config, data: str | None) -> Cases:
+def gather(measure: str, config: Config, data: Given) -> Cases:
     """The questions of a measure, gathered once per measure, options and data.
 
     Raises:
@@ -104,15 +108,46 @@ def gather(measure: str, config: Config, data: str | None) -> Cases:
             fix=f"Use safewright measure {measure} MODEL.",
         )
     options = catalog.read_options(entry, read_config(entry, config))
-    rows = load_data(data, entry.data[0]) if entry.data else None
-    if rows is None and data is not None:
+    if not entry.data_roles and data is not None:
         raise BadInput(f"{measure} takes no data.", fix="Leave out data.")
+    rows = read_data(entry, None, read_given(entry, data))  # a measure chooses among them itself
     key = digest_json([measure, options, rows.digest if rows else None, rows.source if rows else None])
     with _lock:
         found = _gathered.get(key)
         if found is None:
             found = _gathered[key] = Cases(entry, options, rows)
         return found
+
+
+def read_given(entry: catalog.Entry, data: Given) -> Any:
+    """The rows in one argument, by role where the measure reads several.
+
+    Raises:
+        BadInput: Text that names no role, or one twice.
+    """
+    if data is None or isinstance(data, Mapping):
+        return data
+    if len(entry.data_roles) < 2:
+        return data if isinstance(data, str) else ",".join(map(str, data))
+    # Inspect splits the values of its -T at commas.
+    text = data if isinstance(data, str) else ",".join(map(str, data))
+    found: dict[str, str] = {}
+    name = ""
+    for part in filter(None, text.split(",")):
+        role, equals, rest = part.partition("=")
+        if equals and role.strip() in entry.data_roles:
+            name = role.strip()
+            if name in found:
+                raise BadInput(f"The data of {entry.name} gives {name} twice.")
+            found[name] = rest
+        elif not name:
+            raise BadInput(
+                f"The data of {entry.name} is {text!r}.",
+                fix="Write " + ",".join(f"{role}=FILE" for role in entry.data_roles),
+            )
+        else:
+            found[name] += f",{part}"  # a comma in a file's name
+    return found
 
 
 def read_config(entry: catalog.Entry, config: Config) -> dict[str, Any]:

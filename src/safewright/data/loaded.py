@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from safewright.data.rows import rows_digest
@@ -18,7 +18,7 @@ class LoadedData:
 
     ``digest`` is over the rows as they are used; ``total`` counts the rows before a limit. ``pinned`` is
     False only for a preset without a revision of its own: a file or rows at hand are what their digest
-    says.
+    says. ``parts`` are the data by role where several were merged (`safewright.data.roles.merged`).
     """
 
     rows: tuple[Row, ...]
@@ -32,6 +32,7 @@ class LoadedData:
     licence: str | None = None
     total: int = 0
     notes: tuple[str, ...] = ()
+    parts: Mapping[str, LoadedData] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """What a scorecard says about its data."""
@@ -51,6 +52,12 @@ class LoadedData:
             }
         if self.notes:
             said["notes"] = list(self.notes)
+        if self.parts:
+            # Where each lies is said once, above: the same bytes elsewhere are the same data.
+            said["parts"] = {
+                role: {key: value for key, value in part.describe().items() if key != "source"}
+                for role, part in self.parts.items()
+            }
         return said
 
 

@@ -18,7 +18,7 @@ from inspect_ai.util import StoreModel, collect, span
 from pydantic import Field
 
 from safewright import catalog
-from safewright.compose.cases import Asked, Cases, Config, gather, plain_options
+from safewright.compose.cases import Asked, Cases, Config, Given, gather, plain_options
 from safewright.compose.inspect_log import KEY, Place, in_order, lean, whole
 from safewright.errors import BadInput
 from safewright.inspect_plugin.provider import SafewrightAPI, output_of, told
@@ -60,7 +60,7 @@ class Answers(StoreModel):
 def ask(
     measure: str,
     config: Config = None,
-    data: str | None = None,
+    data: Given = None,
     seed: int = 0,
     judge: str | None = None,
     calls: str | None = None,
@@ -292,7 +292,7 @@ def make_scorer(entry: catalog.Entry) -> Callable[..., Scorer]:
 
     def made(
         config: Config = None,
-        data: str | None = None,
+        data: Given = None,
         seed: int = 0,
         judge: str | None = None,
         calls: str | None = None,
@@ -307,7 +307,7 @@ def make_scorer(entry: catalog.Entry) -> Callable[..., Scorer]:
 def _scorer(
     entry: catalog.Entry,
     config: Config,
-    data: str | None,
+    data: Given,
     seed: int,
     judge: str | None,
     calls: str | None,

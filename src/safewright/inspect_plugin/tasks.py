@@ -13,7 +13,7 @@ from inspect_ai.model._model import active_model
 from inspect_ai.scorer import Scorer
 
 from safewright import catalog
-from safewright.compose.cases import Asked, Cases, Config, gather, plain_options
+from safewright.compose.cases import Asked, Cases, Config, Given, gather, plain_options
 from safewright.compose.inspect_log import KEY, LONG, chat_length
 from safewright.errors import BadInput
 from safewright.inspect_plugin.provider import short, told
@@ -34,7 +34,7 @@ def make_task(entry: catalog.Entry, scored_by: Callable[..., Scorer]) -> Callabl
     """The task of one measure, entered into Inspect's registry under the measure's name."""
 
     def made(
-        data: str | None = None,
+        data: Given = None,
         judge: str | None = None,
         seed: int = 0,
         config: Config = None,
@@ -58,7 +58,7 @@ def make_task(entry: catalog.Entry, scored_by: Callable[..., Scorer]) -> Callabl
 def _task(
     entry: catalog.Entry,
     scored_by: Callable[..., Scorer],
-    data: str | None,
+    data: Given,
     judge: str | None,
     seed: int,
     config: Config,

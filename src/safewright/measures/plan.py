@@ -12,6 +12,7 @@ from typing import Any
 from safewright import catalog
 from safewright.data import LoadedData, load_data
 from safewright.data.loaded import check_limit, chosen, limited
+from safewright.data.roles import check_roles, merged
 from safewright.data.rows import Draft, read_object, with_ids
 from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import Behaviour
@@ -26,6 +27,9 @@ Models = str | Path | ModelRef | Any
 
 Data = str | Path | LoadedData | Iterable[Row | Mapping[str, Any]] | None
 """What names rows, or rows: of the type `Row`, or objects in a public format."""
+
+DataByRole = Data | Mapping[str, Data]
+"""Data, or by role where a measure reads rows of several."""
 
 LARGEST_SEED = 2**63 - 1
 
@@ -112,7 +116,7 @@ def plan_measure(
     name: str,
     models: Models | Mapping[str, Models],
     *,
-    data: Data = None,
+    data: DataByRole = None,
     judge: Judge | str | None = None,
     config: Mapping[str, Any] | Any | None = None,
     limit: int | None = None,
@@ -139,7 +143,7 @@ def plan_measure(
     check_judge = getattr(options, "check_judge", None)
     if decides is not None and check_judge is not None:
         check_judge(decides)  # what a measure's options need of its judge, before anything is asked
-    rows = _data(entry, options, data, limit=limit, seed=seed)
+    rows = read_data(entry, options, data, limit=limit, seed=seed)
     return MeasurePlan(entry, options, by_role, rows, decides, seed, how, ours)
 
 
@@ -241,7 +245,7 @@ def _models(
                 fix=f"Give it with --model-role {role}=MODEL",
             )
     return {
-        role: as_loaded(model, entry.needs, how, name=f"the role {role!r} of {entry.name}")
+        role: as_loaded(model, entry.needs_of(role), how, name=f"the role {role!r} of {entry.name}")
         for role, model in by_role.items()
     }
 
@@ -336,21 +340,49 @@ def _draft(item: Any, where: str) -> Draft:
     return Draft(item, where)
 
 
-def _data(
-    entry: catalog.Entry, options: Any, data: Data, *, limit: int | None, seed: int
+def read_data(
+    entry: catalog.Entry, options: Any, data: DataByRole, *, limit: int | None = None, seed: int = 0
 ) -> LoadedData | None:
-    if not entry.data:
+    """The rows of a measure: those of its only role as they are, those of several merged.
+
+    A limit holds for each role.
+
+    Raises:
+        BadInput: Rows that do not fit, an unknown role, or one without data.
+        Missing: Data cannot be fetched.
+    """
+    roles = entry.data_roles
+    if not roles:
         if data is not None:
             raise BadInput(f"{entry.name} takes no data.", fix="Leave out --data.")
         if limit is not None:
             raise BadInput(f"{entry.name} has no rows to limit.", fix="Leave out --limit.")
         return None
+    if len(roles) == 1:
+        own = data.get(roles[0]) if isinstance(data, Mapping) and set(data) == set(roles) else data
+        return _part(options, own, roles[0], limit=limit, seed=seed)
+    check_limit(limit)
+    if isinstance(data, LoadedData) and data.parts:
+        data = data.parts
+    if data is not None and not isinstance(data, Mapping):
+        raise BadInput(
+            f"{entry.name} reads rows of several roles, and was given one set.",
+            fix="Give each: " + " ".join(f"--data {role}=rows.jsonl" for role in roles),
+        )
+    given = {role: rows for role, rows in (data or {}).items() if rows is not None}
+    check_roles(given, entry.data, roles, entry.name)
+    return merged(
+        {role: _part(options, given[role], role, limit=limit, seed=seed) for role in roles if role in given}
+    )
+
+
+def _part(options: Any, data: Any, role: str, *, limit: int | None, seed: int) -> LoadedData:
     choose = getattr(options, "choose", None)
     if choose is None:
-        return load_data(as_rows(data), entry.data[0], limit=limit, seed=seed)
+        return load_data(as_rows(data), role, limit=limit, seed=seed)
     # What the options choose is chosen first: a limit is over what is left.
     check_limit(limit)
-    return limited(chosen(load_data(as_rows(data), entry.data[0]), choose), limit, seed)
+    return limited(chosen(load_data(as_rows(data), role), choose), limit, seed)
 
 
 def _judge(
