@@ -26,7 +26,7 @@ def test_rows_of_several_roles_are_told_apart_by_id_and_meta() -> None:
 
 def test_a_row_of_another_role_is_refused() -> None:
     row = dataclasses.replace(tiny.rows(1)[0], meta={"set": "retain"})
-    with pytest.raises(BadInput, match="r000.*forget.*retain"):
+    with pytest.raises(BadInput, match=r"r000.*forget.*retain"):
         merged({"forget": load_data([row], "forget")})
 
 
