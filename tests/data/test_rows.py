@@ -60,15 +60,58 @@ def test_system_field() -> None:
     assert read({"prompt": "a", "system": " "}).prompt == (user("a"),)
 
 
+def test_tofu_records() -> None:
+    row = read({"question": "Where does Ida live?", "answer": "In Orlo."})
+    assert (row.prompt, row.reference, row.meta) == ((user("Where does Ida live?"),), "In Orlo.", {})
+    more = {
+        "paraphrased_question": "What is Ida's home?",
+        "paraphrased_answer": "Ida lives in Orlo.",
+        "perturbed_answer": ["In Tavo.", "In Benn."],
+        "option1": "kept",
+    }
+    row = read({"question": "Where does Ida live?", "answer": "In Orlo.", **more})
+    assert row.meta == {
+        "paraphrases": ["What is Ida's home?"],
+        "paraphrased_answer": "Ida lives in Orlo.",
+        "wrong": ["In Tavo.", "In Benn."],
+        "option1": "kept",
+    }
+
+
+def test_knowundo_records() -> None:
+    row = read({"text": "Where does Ida live?", "labels": "In Orlo.", "id": 7}, need_reference=True)
+    assert (row.id, row.prompt, row.reference) == ("7", (user("Where does Ida live?"),), "In Orlo.")
+    assert row.meta == {}
+    with pytest.raises(BadInput, match=r"no reference answer.*beside `text`: `labels`"):
+        read({"text": "a", "labels": ""}, need_reference=True)
+    # An older format wins, and nothing is lost.
+    assert read({"prompt": "p", "question": "q", "answer": "a"}).meta == {"question": "q", "answer": "a"}
+
+
+def test_tofu_rows_survive_a_file(tmp_path: Path) -> None:
+    given = {"question": "q", "answer": "a", "paraphrased_question": ["p1", "p2"], "perturbed_answer": ["w"]}
+    (tmp_path / "tofu.json").write_text(json.dumps([given]))
+    rows = load_rows(tmp_path / "tofu.json")
+    assert rows[0].meta == {"paraphrases": ["p1", "p2"], "wrong": ["w"]}
+    write_rows(tmp_path / "again.jsonl", rows)
+    assert load_rows(tmp_path / "again.jsonl") == rows
+
+
 BAD: list[tuple[Any, str]] = [
     (["a"], "a list, not an object"),
     ("a", "a text, not an object"),
     (None, "null, not an object"),
     ({}, "fields found: none"),
     (
-        {"question": "a", "answer": "b"},
-        r"fields found: answer, question.*`messages`.*`prompt`.*`instruction`",
+        {"question": "a", "solution": "b"},
+        r"fields found: question, solution.*`messages`.*`prompt`.*`instruction`.*`question`.*`text`",
     ),
+    ({"text": "a", "label": 1}, "fields found: label, text"),
+    ({"text": "a", "labels": 1}, "`labels` is a number"),
+    ({"question": " ", "answer": "b"}, "`question` is empty"),
+    ({"question": "a", "answer": "b", "paraphrased_question": 3}, "`paraphrased_question` is a number"),
+    ({"question": "a", "answer": "b", "perturbed_answer": ["c", ""]}, "`perturbed_answer` is empty"),
+    ({"question": "a", "answer": "b", "perturbed_answer": ["c"], "wrong": ["d"]}, "both `perturbed_answer`"),
     ({"prompt": None}, "fields found: prompt"),
     ({"prompt": 3}, "`prompt` is a number, not a text"),
     ({"prompt": ""}, "`prompt` is empty"),

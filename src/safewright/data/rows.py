@@ -18,15 +18,25 @@ from safewright.types import Message, Row
 
 ROLES = ("system", "user", "assistant")
 FORMATS = (
-    "`messages` (a list of {role, content}), `prompt` (with `response` where the answer is known), or "
-    "`instruction` (with `input` and `output`)"
+    "`messages` (a list of {role, content}), `prompt` (with `response` where the answer is known), "
+    "`instruction` (with `input` and `output`), `question` with `answer`, or `text` with `labels`"
 )
 _LANG = re.compile(r"[a-z]{2,3}")
 _USED = {
     "messages": ("messages",),
     "prompt": ("prompt", "response"),
     "instruction": ("instruction", "input", "output"),
+    "question": ("question", "answer"),
+    "text": ("text", "labels"),
 }
+_ANSWERS = {"question": "answer", "text": "labels"}
+"""Formats that are one only with their answer: `question` and `text` alone are common names of anything."""
+_KNOWN_AS = {
+    "paraphrased_question": "paraphrases",
+    "paraphrased_answer": "paraphrased_answer",
+    "perturbed_answer": "wrong",
+}
+"""Fields of TOFU's perturbed sets beside `question` and `answer`, and their names in a row's meta."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,11 @@ class Draft:
 def read_object(obj: Any, where: str, *, need_reference: bool = False) -> Draft:
     """The row of one object in a public format; fields that no format uses go to ``meta``.
 
-    ``messages`` wins over ``prompt``, which wins over ``instruction``. Messages that end in an assistant
-    turn end in the reference, and the turns before are the prompt. A null field is an absent one.
+    ``messages`` wins over ``prompt``, which wins over ``instruction``, ``question`` with ``answer`` (TOFU) and
+    ``text`` with ``labels`` (KnowUnDo). Messages that end in an assistant turn end in the reference, and the
+    turns before are the prompt. A null field is an absent one. TOFU's ``paraphrased_question`` and
+    ``perturbed_answer`` (a text or a list of texts) become ``paraphrases`` and ``wrong`` of the meta, as lists;
+    its ``paraphrased_answer`` keeps its name.
 
     Args:
         obj: One parsed object.
@@ -55,7 +68,7 @@ def read_object(obj: Any, where: str, *, need_reference: bool = False) -> Draft:
     if not isinstance(obj, Mapping):
         raise BadInput(f"{where}: the row is {_kind(obj)}, not an object.", fix=f"Give {FORMATS}.")
     fields = {str(key): value for key, value in obj.items() if value is not None}
-    shape = next((name for name in _USED if name in fields), None)
+    shape = next((name for name in _USED if name in fields and _ANSWERS.get(name, name) in fields), None)
     if shape is None:
         found = ", ".join(sorted(map(str, obj))) or "none"
         raise BadInput(f"{where}: the row has no prompt (fields found: {found}).", fix=f"Needed: {FORMATS}.")
@@ -68,6 +81,9 @@ def read_object(obj: Any, where: str, *, need_reference: bool = False) -> Draft:
     elif shape == "prompt":
         prompt = [_turn("user", _text(fields["prompt"], "prompt", where))]
         reference = _optional(fields, "response", where)
+    elif shape in _ANSWERS:
+        prompt = [_turn("user", _text(fields[shape], shape, where))]
+        reference = _optional(fields, _ANSWERS[shape], where)
     else:
         asked = _text(fields["instruction"], "instruction", where)
         extra = _optional(fields, "input", where)
@@ -79,6 +95,8 @@ def read_object(obj: Any, where: str, *, need_reference: bool = False) -> Draft:
             "messages": "a last turn by the assistant",
             "prompt": "`response`",
             "instruction": "`output`",
+            "question": "`answer`",
+            "text": "`labels`",
         }
         raise BadInput(
             f"{where}: the row has no reference answer (fields found: {', '.join(sorted(map(str, obj)))}).",
@@ -87,6 +105,8 @@ def read_object(obj: Any, where: str, *, need_reference: bool = False) -> Draft:
         )
     used |= {"id", "lang", "system"}
     meta = {key: _plain(value) for key, value in fields.items() if key not in used}
+    if shape == "question":
+        meta = _tofu(meta, where)
     row = Row(_identity(fields, where), tuple(prompt), reference, _language(fields, where), meta)
     return Draft(row, where)
 
@@ -161,6 +181,26 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
             ) from error
         lines.append(line + "\n")
     write_text(path, "".join(lines))
+
+
+def _tofu(meta: dict[str, Any], where: str) -> dict[str, Any]:
+    """A meta with TOFU's further fields under the names every method reads."""
+    for name, known in _KNOWN_AS.items():
+        if name not in meta:
+            continue
+        value = meta.pop(name)
+        if known in meta:
+            raise BadInput(
+                f"{where}: the row has both `{name}` and `{known}`.",
+                why="They are the same thing under two names.",
+                fix="Leave one of them out.",
+            )
+        if known == name:
+            meta[known] = _text(value, name, where)
+        else:
+            texts = value if isinstance(value, list) else [value]
+            meta[known] = [_text(text, name, where) for text in texts]
+    return meta
 
 
 def _numbered(name: str, copies: dict[str, int]) -> str:
