@@ -34,7 +34,7 @@ from safewright.errors import BadInput, SafewrightError, nearest
 from safewright.models import EngineOptions, load, resolve, with_recipe
 from safewright.models._http import FILTERED
 from safewright.models.batching import Batcher, Said
-from safewright.models.chat import token_ids
+from safewright.models.chat import STARTED, token_ids
 from safewright.models.inspect_model import OURS, PROVIDER, keep
 from safewright.models.references import check_unchanged
 from safewright.models.worker import Worker
@@ -364,7 +364,8 @@ def chat_of(messages: list[ChatMessage]) -> list[dict[str, str]]:
             raise BadInput(
                 f"A message holds {other[0] if other else 'a tool result'}.", fix="Use a task of plain text."
             )
-        chat.append({"role": message.role, "content": message.text})
+        begun = {STARTED: "yes"} if (message.metadata or {}).get(STARTED) else {}
+        chat.append({"role": message.role, "content": message.text, **begun})
     return chat
 
 

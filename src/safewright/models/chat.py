@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safewright.errors import BadInput
@@ -12,19 +12,47 @@ THINK = {"open": "<think>", "close": "</think>"}
 """The markers most reasoning models use, assumed where nothing else is declared."""
 
 
+STARTED = "started"
+"""The mark of an assistant's turn that is the beginning of the answer asked for, and is to be gone on with."""
+
+
+def start(chat: Sequence[Message], opening: str) -> tuple[Message, ...]:
+    """The conversation with the opening of its answer, which the model has to go on with."""
+    return (*chat, {"role": "assistant", "content": opening, STARTED: "yes"})
+
+
+def started(chat: Chat) -> str | None:
+    """The opening of the answer that a conversation ends with; None where the answer is not begun."""
+    last = chat[-1] if len(chat) else None
+    return last["content"] if isinstance(last, Mapping) and last.get(STARTED) else None
+
+
+def folded(chat: Chat) -> tuple[Message, ...]:
+    """The conversation with the opening of its answer at the end of the question: for models behind a wire that
+    cannot go on with a turn of their own."""
+    opening = started(chat)
+    if opening is None:
+        return tuple(chat)
+    asked = chat[-2]
+    return (*chat[:-2], {**asked, "content": f"{asked['content']}\n\n{opening}"})
+
+
 def render(tokenizer: Any, chat: Chat) -> str:
     """The text of a conversation as the model's own template writes it, up to the answer's start.
 
-    A tokenizer without a template gets the turns' contents joined by newlines: a base model's prompt.
+    A tokenizer without a template gets the turns' contents joined by newlines: a base model's prompt. The
+    opening of an answer that is `started` ends the text, without the end of its turn.
 
     Raises:
         BadInput: The template refuses the conversation (for example a system turn it does not know).
     """
+    opening = started(chat)
     messages = _messages(chat)
     if not tokenizer.chat_template:
         return "\n".join(message["content"] for message in messages)
+    how = {"add_generation_prompt": True} if opening is None else {"continue_final_message": True}
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **how)
     except Exception as error:  # a template is the model's own program, and raises what it likes
         roles = ", ".join(message["role"] for message in messages)
         raise BadInput(
@@ -32,6 +60,12 @@ def render(tokenizer: Any, chat: Chat) -> str:
             f"{type(error).__name__}: {error}.",
             fix="Change the rows (many templates want user and assistant in turn), or the template.",
         ) from error
+    if opening is not None and not text.endswith(opening.strip()):
+        raise BadInput(
+            "The model's chat template does not end with the opening of an answer it was given.",
+            why="What the model would go on with is not what was meant.",
+            fix="Leave out what opens answers (the attack prefix), or mend the template.",
+        )
     return str(text)
 
 
@@ -85,8 +119,14 @@ def token_ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
 
 
 def encode(tokenizer: Any, chat: Chat) -> list[int]:
-    """The token ids of a conversation's prompt; see `render`."""
-    return tokenize(tokenizer, render(tokenizer, chat))
+    """The token ids of a conversation's prompt; see `render`.
+
+    Without a template an opening follows its question as answers do in training (`encode_answered`).
+    """
+    opening = started(chat)
+    if opening is None or tokenizer.chat_template:
+        return tokenize(tokenizer, render(tokenizer, chat))
+    return tokenize(tokenizer, render(tokenizer, chat[:-1])) + token_ids(tokenizer, opening, special=False)
 
 
 def encode_answered(tokenizer: Any, chat: Chat, answer: str) -> tuple[list[int], int]:

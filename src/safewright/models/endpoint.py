@@ -26,7 +26,7 @@ from safewright.models._http import (
     read_reply,
     side_by_side,
 )
-from safewright.models.chat import THINK
+from safewright.models.chat import THINK, started
 from safewright.models.overlong import least_room, overlong
 from safewright.models.recipes import checked
 from safewright.runs import digest_json, run_sync
@@ -472,9 +472,11 @@ class Endpoint:
         """The least a server must be told: some refuse every field they do not know."""
         payload: dict[str, Any] = {
             "model": self.model,
-            "messages": [dict(message) for message in question.chat],
+            "messages": [{key: turn[key] for key in ("role", "content")} for turn in question.chat],
             "temperature": how.temperature,
         }
+        if started(question.chat) is not None:
+            payload |= {"continue_final_message": True, "add_generation_prompt": False}
         if how.temperature > 0:
             payload["top_p"] = how.top_p
             # Repeated questions have the same chat: one seed for all would repeat one answer.

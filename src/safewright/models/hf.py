@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safewright.errors import BadInput, NumericalFailure, need_extra
 from safewright.models import chat as chats_
@@ -32,6 +33,7 @@ TOKENS_PER_FORWARD = 8192
 EMPTY = "the prompt has no tokens"
 NAN = "the model's logits are not numbers (NaN or infinity)"
 _ABSENT = object()
+T = TypeVar("T")
 
 
 def _failed(why: str) -> Generation:
@@ -143,7 +145,12 @@ class HfModel:
     ) -> Generator[list[tuple[int, Generation]]]:
         how = checked(how)
         texts = [chats_.render(self.tokenizer, chat) for chat in chats]
-        prompts = [self._ids(text, special_twice=how.special_twice) for text in texts]
+        prompts = [
+            self._ids(text, special_twice=how.special_twice)
+            if chats_.started(chat) is None
+            else self._begun(chat)
+            for chat, text in zip(chats, texts, strict=True)
+        ]
         lengths = [len(prompt) for prompt in prompts]
         least = least_room(how)
         batches = plan_batches(
@@ -320,6 +327,12 @@ class HfModel:
         self._check_ids(ids)
         return ids
 
+    def _begun(self, chat: Chat) -> list[int]:
+        """The tokens of a conversation with the opening of its answer."""
+        ids = chats_.encode(self.tokenizer, chat)
+        self._check_ids(ids)
+        return ids
+
     def _check_ids(self, ids: list[int]) -> None:
         highest = max(ids, default=0)
         if self.vocabulary is not None and highest >= self.vocabulary:
@@ -329,20 +342,29 @@ class HfModel:
                 fix="Give the model the tokenizer it was trained with, or resize its embeddings and train them.",
             )
 
-    def _prompts(self, chats: Sequence[Chat], more: Sequence[list[int]] = ()) -> list[list[int]]:
-        """The prompts to read rather than continue; with what follows them, they must fit the context."""
+    def _prompts(self, chats: Sequence[Chat]) -> list[list[int]]:
+        """The prompts to read rather than continue; they must fit the context."""
         prompts = [self._ids(chats_.render(self.tokenizer, chat)) for chat in chats]
-        for place, prompt in enumerate(prompts):
-            length = len(prompt) + (len(more[place]) if more else 0)
-            if not prompt:
+        self.check_lines(prompts)
+        return prompts
+
+    def check_lines(self, lines: Sequence[list[int]], starts: Sequence[int] | None = None) -> None:
+        """Pass when each line of tokens has a prompt, tokens the model knows, and a place in its context.
+
+        Args:
+            lines: Token ids, of prompts or of prompts with their answers.
+            starts: Lengths of the prompts; None: each line is one.
+        """
+        for place, line in enumerate(lines):
+            self._check_ids(line)
+            if not (starts[place] if starts is not None else line):
                 raise BadInput(f"Chat {place}: {EMPTY}.", fix="Leave it out, or give it words.")
-            if self.limit is not None and length > self.limit:
+            if self.limit is not None and len(line) > self.limit:
                 raise BadInput(
-                    f"Chat {place} has {length} tokens, the context of {self.ref.where} {self.limit}.",
+                    f"Chat {place} has {len(line)} tokens, the context of {self.ref.where} {self.limit}.",
                     why="Beyond its context a model's numbers mean nothing.",
                     fix="Leave such rows out, or shorten them.",
                 )
-        return prompts
 
     def _forward(self, lines: Sequence[list[int]], **more: Any) -> Any:
         import torch
@@ -392,26 +414,59 @@ class HfModel:
         if len(chats) != len(answers):
             raise BadInput(f"{len(chats)} chats but {len(answers)} answers.")
         targets = [chats_.token_ids(self.tokenizer, text, special=False) for text in answers]
-        for target in targets:
-            self._check_ids(target)
-        prompts = self._prompts(chats, targets)
+        prompts = [self._ids(chats_.render(self.tokenizer, chat)) for chat in chats]
+
+        def picked(logits: torch.Tensor, ids: Sequence[int]) -> TokenScores:
+            scores = torch.log_softmax(logits.double(), dim=-1)
+            chosen = scores.gather(1, torch.tensor(ids, device=scores.device).reshape(-1, 1).long())
+            return TokenScores(tuple(ids), tuple(chosen.flatten().tolist()))
+
         found: dict[int, TokenScores] = {}
-        for group in self._groups([len(p) + len(t) for p, t in zip(prompts, targets, strict=True)]):
-            lines = [prompts[i] + targets[i] for i in group]
-            # Only the answers' positions need logits: from the shortest prompt's last token on.
-            first = min(len(prompts[i]) for i in group) - 1
-            width = max(map(len, lines))
-            extra = {"logits_to_keep": width - first} if self._accepts("logits_to_keep") else {}
-            logits = self._forward(lines, **extra).logits
-            offset = width - logits.shape[1]
-            for line, index in enumerate(group):
-                start, ids = len(prompts[index]) - 1 - offset, targets[index]
-                scores = torch.log_softmax(logits[line, start : start + len(ids)].double(), dim=-1)
-                picked = scores.gather(1, torch.tensor(ids, device=scores.device).reshape(-1, 1).long())
-                if torch.isnan(picked).any():
-                    raise self._not_numbers("log-probabilities", index)
-                found[index] = TokenScores(tuple(ids), tuple(picked.flatten().tolist()))
+        for ready in self.supervised(list(zip(prompts, targets, strict=True)), picked):
+            found.update(ready)
         return [found[index] for index in range(len(chats))]
+
+    def supervised(
+        self,
+        answered: Sequence[tuple[Sequence[int], Sequence[int]]],
+        reduce: Callable[[torch.Tensor, Sequence[int]], T],
+        *,
+        done: frozenset[int] = frozenset(),
+    ) -> Generator[list[tuple[int, T]]]:
+        """What ``reduce`` makes of the logits that predict each answer's tokens, as batches get ready.
+
+        Args:
+            answered: Token ids of a prompt and of the answer after it, per item.
+            reduce: From logits (answer token, vocabulary) and the answer's token ids to what is kept.
+            done: Items that are not asked for. A batch is repeated whole: what is found for an item does not
+                depend on it.
+
+        Raises:
+            BadInput: An item has no prompt, a token the model does not know, or more than its context holds.
+            NumericalFailure: Logits are not numbers.
+        """
+        lines = [[*prompt, *answer] for prompt, answer in answered]
+        starts = [len(prompt) for prompt, _ in answered]
+        self.check_lines(lines, starts)
+        for group in self._groups([len(line) for line in lines]):
+            if done.issuperset(group):
+                continue
+            # Only the answers' positions need logits: from the shortest prompt's last token on.
+            width = max(len(lines[i]) for i in group)
+            kept = width - min(starts[i] for i in group) + 1
+            extra = {"logits_to_keep": kept} if self._accepts("logits_to_keep") else {}
+            logits = self._forward([lines[i] for i in group], **extra).logits
+            offset = width - logits.shape[1]
+            ready = []
+            for line, index in enumerate(group):
+                if index in done:
+                    continue
+                start, ids = starts[index] - 1 - offset, answered[index][1]
+                own = logits[line, start : start + len(ids)]
+                if not bool((own < math.inf).all()):  # neither NaN nor infinite
+                    raise self._not_numbers("log-probabilities", index)
+                ready.append((index, reduce(own, ids)))
+            yield ready
 
     def hidden(self, chats: Sequence[Chat], layers: Sequence[int], pool: str) -> torch.Tensor:
         import torch

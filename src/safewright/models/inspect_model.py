@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from safewright.errors import BadInput, Missing, SafewrightError, need_extra
 from safewright.models._http import FILTERED, in_background, nothing, side_by_side
-from safewright.models.chat import THINK, split_reasoning
+from safewright.models.chat import STARTED, THINK, split_reasoning
 from safewright.models.recipes import checked
 from safewright.runs import digest_json, from_json, to_json
 from safewright.types import Chat, Decoding, Generation, ModelRef, Stop, TokenScores
@@ -244,7 +244,8 @@ def messages_of(chat: Chat) -> list[ChatMessage]:
     for turn in chat:
         if turn["role"] not in kinds:
             raise BadInput(f"A turn has the role {turn['role']!r}.", fix=f"Use one of {', '.join(kinds)}.")
-        messages.append(kinds[turn["role"]](content=turn["content"]))
+        about = {"metadata": {STARTED: "yes"}} if turn.get(STARTED) else {}
+        messages.append(kinds[turn["role"]](content=turn["content"], **about))
     return messages
 
 
