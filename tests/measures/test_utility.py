@@ -9,7 +9,8 @@ import pytest
 
 from safewright.errors import BadInput
 from safewright.measures import measure_model
-from safewright.measures.utility import choose_metric, exact_match, number_match, rouge, words
+from safewright.measures.utility import choose_metric, exact_match, number_match
+from safewright.stats.rouge import rouge, words
 from safewright.types import Generation, Row
 from tests.contract.fakes import Speaking
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from safewright.catalog import measure
-from safewright.errors import BadInput, need_extra
+from safewright.errors import BadInput
 from safewright.measures.behaviour import AskOptions, Behaviour, answer_status, rates, scored
 from safewright.types import Decoding, Findings, Judge, Question, Reading, Record, Row
 
@@ -70,6 +70,8 @@ def _fields(question: Question) -> dict[str, Any]:
 
 def choose_metric(references: Sequence[str]) -> Metric:
     """The metric that fits references: numbers, short labels, or running text."""
+    from safewright.stats.rouge import words
+
     if all(_NUMBER.fullmatch(reference.strip()) for reference in references):
         return "number"
     if all(len(words(reference)) <= 5 for reference in references):
@@ -88,6 +90,8 @@ def _score(record: Record) -> Record:
         return record
     answer = record.generation.answer
     if metric == "rouge":
+        from safewright.stats.rouge import rouge
+
         for name, value in rouge(reference, answer).items():
             record = scored(record, name, value, "ok")
         return record
@@ -145,32 +149,3 @@ def exact_match(reference: str, answer: str) -> bool:
 def _normal(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(folded.split()).strip(" .!?,;:。！？，；：\"'")
-
-
-_WORD = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff]|[^\W_]+", re.UNICODE)
-
-
-def words(text: str) -> list[str]:
-    """The words of a text in lower case; each Chinese character or kana is a word."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-
-
-class _Words:
-    """The tokenizer rouge_score asks for: `words`, so that Chinese is not dropped."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return words(text)
-
-
-def rouge(reference: str, answer: str) -> dict[str, float]:
-    """ROUGE-1 and ROUGE-L F1 by rouge_score, without stemming.
-
-    Raises:
-        Missing: rouge_score is not installed.
-    """
-    try:
-        from rouge_score import rouge_scorer
-    except ImportError as error:
-        raise need_extra("rouge-score", "models") from error
-    scorer = rouge_scorer.RougeScorer(list(ROUGE), tokenizer=_Words())
-    return {name: float(found.fmeasure) for name, found in scorer.score(reference, answer).items()}
