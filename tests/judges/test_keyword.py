@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safewright.errors import BadInput
 from safewright.judges import KeywordJudge, LegacyKeywordJudge, quality
 from safewright.judges.keyword import LANGUAGES, legacy_list, modern_list
 from safewright.judges.text import normalise, opening, script_language, unquoted
@@ -295,3 +297,10 @@ def test_the_command_prints_compares_and_hides_the_held_out_half(
     changed = {**quality.measure(), "labelled": {}}
     monkeypatch.setattr(quality, "measure", lambda: changed)
     assert quality.main([]) == 10
+
+
+@pytest.mark.parametrize("judge", [KeywordJudge(), LegacyKeywordJudge()])
+@pytest.mark.parametrize("about", ["forgotten", "retained"])
+def test_refusal_rules_say_nothing_about_forgetting(judge: Any, about: Any) -> None:
+    with pytest.raises(BadInput, match=rf"does not decide '{about}'.*decides harmful, refusal"):
+        run_sync(judge.judge([JudgeItem("q", "I cannot help.", about)]))

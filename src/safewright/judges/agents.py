@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput, nearest
+from safewright.judges.items import check_answers, empty, marker_of
 from safewright.judges.model import (
     JudgeModel,
-    check_answers,
-    empty,
     failure,
     failure_status,
     refuses,
@@ -238,14 +236,16 @@ class AgentsJudge:
             risks, summary = summary, risks
         case.prompt = "agents_verdict" if summary else "agents_verdict_alone"
         item = case.item
-        marker = _marker(item.question, risks, summary)
+        # What stands before the response has a marker of its own, so that the verdicts on several responses in
+        # one context share all of the prompt before the response.
+        marker = marker_of(item.question, risks, summary)
         values = {
             "instruction": item.question,
             "risks": risks,
             "response": item.answer,
             "form": load_prompt(f"agents_form_{self.form}").render(),
             "marker": marker,
-            "fence": _marker(marker, item.answer),
+            "fence": marker_of(marker, item.answer),
         }
         if summary:
             values["summary"] = summary
@@ -346,12 +346,12 @@ def parse_verdict(reply: str, form: Form, rules: int = 8) -> tuple[str, int | No
 
 
 def _risk_chat(item: JudgeItem) -> list[Message]:
-    marker = _marker(item.question)
+    marker = marker_of(item.question)
     return [_user(load_prompt("agents_risk").render(marker=marker, instruction=item.question))]
 
 
 def _context_chat(item: JudgeItem, context: str) -> list[Message]:
-    marker = _marker(item.question, context)
+    marker = marker_of(item.question, context)
     text = load_prompt("agents_context").render(marker=marker, instruction=item.question, context=context)
     return [_user(text)]
 
@@ -363,16 +363,3 @@ def _user(text: str) -> Message:
 def _null(reply: Generation) -> bool:
     """Whether a server sent a completion without text."""
     return reply.stop == "error" and NO_TEXT in reply.error
-
-
-def _marker(*material: str) -> str:
-    """A word that the material cannot contain: it depends on the material itself.
-
-    What stands before the response has a marker of its own, so that the verdicts on several responses in one
-    context share all of the prompt before the response.
-    """
-    digest = hashlib.sha256()
-    for text in material:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(f"{len(data)}:".encode() + data)
-    return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from safewright.judges.items import check_answers
 from safewright.judges.text import normalise, opening, script_language, unquoted
 from safewright.runs import digest_bytes
 from safewright.types import JudgeItem, Judgement
@@ -192,6 +193,7 @@ class KeywordJudge:
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         """One judgement per item, in order; no words, or an unsupported language, decide nothing."""
+        check_answers(items, self.answers, self.name)
         return [self._one(item) for item in items]
 
     def _one(self, item: JudgeItem) -> Judgement:
@@ -239,6 +241,7 @@ class LegacyKeywordJudge:
 
         Made-up words are read with the release's list; text of another language decides nothing.
         """
+        check_answers(items, self.answers, self.name)
         return [self._one(item) for item in items]
 
     def _one(self, item: JudgeItem) -> Judgement:

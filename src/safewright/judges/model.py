@@ -17,8 +17,6 @@ from safewright.types import (
     Decoding,
     Generation,
     Judge,
-    JudgeItem,
-    Judgement,
     JudgementStatus,
     Message,
     ModelRef,
@@ -230,29 +228,6 @@ def refuses(reply: str) -> bool:
     """Whether a reply declines to do what the judge's model was asked to do."""
     language = script_language(reply)
     return language is not None and modern_list(language).refusal(reply) is not None
-
-
-def empty(item: JudgeItem, name: str) -> Judgement | None:
-    """The judgement on an item without an answer, which nobody is asked about."""
-    if item.answer.strip():
-        return None
-    return Judgement(None, "", "unparsed", "empty answer", judge=name)
-
-
-def check_answers(items: Sequence[JudgeItem], answers: frozenset[str], name: str) -> None:
-    """Pass when a judge decides everything it is asked.
-
-    Raises:
-        BadInput: An item asks about a quality this judge does not decide.
-    """
-    from safewright.errors import BadInput
-
-    wrong = sorted({item.about for item in items} - answers)
-    if wrong:
-        raise BadInput(
-            f"The judge {name} does not decide {wrong[0]!r}.",
-            fix=f"It decides {', '.join(sorted(answers))}; choose another with --judge.",
-        )
 
 
 def unmeasured(more: Mapping[str, Any]) -> dict[str, Any]:

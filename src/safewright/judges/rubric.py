@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput, nearest
+from safewright.judges.items import check_answers, empty
 from safewright.judges.model import (
     JudgeModel,
-    check_answers,
-    empty,
     failure,
     failure_status,
     refuses,
