@@ -67,10 +67,14 @@ class Answers:
         """
         for role in dict.fromkeys(question.role for question in self.questions):
             self._ask_role(role, [p for p, q in enumerate(self.questions) if q.role == role], arrived)
+            if role in self.behaviour.derived and self.behaviour.derived[role].make is not None:
+                self.models[role].close()  # a changed model is a second copy in memory
 
     def _ask_role(self, role: str, places: Sequence[int], arrived: Callable[[], None]) -> None:
         loaded = self.models[role]
-        decoding = with_recipe(self.behaviour.decoding, loaded.ref, self.behaviour.chosen)
+        derived = self.behaviour.derived.get(role)
+        chosen = {**self.behaviour.chosen, **(derived.decoding if derived else {})}
+        decoding = with_recipe(self.behaviour.decoding, loaded.ref, chosen)
         decoding = dataclasses.replace(decoding, seed=self.seed)
         self.decoding[role] = to_json(decoding)
         about = {"step": "engine", "role": role}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput
 from safewright.models import check_decoding
@@ -18,6 +18,7 @@ from safewright.types import (
     Judge,
     JudgeItem,
     Judgement,
+    ModelRef,
     Quality,
     Question,
     Reading,
@@ -25,6 +26,32 @@ from safewright.types import (
     Row,
     Status,
 )
+
+if TYPE_CHECKING:
+    from safewright.models import Loaded
+    from safewright.runs import Run
+    from safewright.runs.progress import Progress
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A role that a measure makes itself: the model of another role, asked in another way or changed.
+
+    Args:
+        of: The role whose model it is.
+        decoding: Options of decoding it is asked with, over everything else.
+        make: The model with changed weights, from the one in the role ``of`` and the run's folder; the same
+            model where None. Only a model that is run here can be changed.
+        begun: Its conversations end in the opening of an answer (`safewright.models.chat.start`).
+        goes_on: A model behind a wire is sent the opening as a turn of its own, too; otherwise at the end of
+            the question.
+    """
+
+    of: str = "target"
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    make: Callable[[Loaded, Run, Progress], Loaded] | None = None
+    begun: bool = False
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +70,12 @@ class Behaviour:
         overflow: What becomes of a prompt that does not fit the model's context: ``keep`` it as overlong and
             unscored (``skip`` likewise, by choice), ``error``, or ``truncate_middle`` (see ``shorten``).
         shorten: The question with this share of its context's words.
+        derived: Further roles that questions are put to, made of those that were given.
+        read: The scored records with what other models of the measure make of them (log-probabilities,
+            ratings): ``(records, models, run, progress) -> records``. Not called where nobody can hand out
+            models, as under Inspect.
+        reads: The roles of the models it reads with.
+        files: Further files of the run beside the scorecard, by name, from its findings and models.
     """
 
     ask: Callable[[Sequence[Row]], list[Question]]
@@ -54,6 +87,10 @@ class Behaviour:
     shown: Callable[[Question], JudgeItem] | None = None
     overflow: Literal["keep", "error", "truncate_middle", "skip"] = "keep"
     shorten: Callable[[Question, float], Question] | None = None
+    derived: Mapping[str, Derived] = field(default_factory=dict)
+    read: Callable[[list[Record], Mapping[str, Loaded], Run, Progress], list[Record]] | None = None
+    reads: tuple[str, ...] = ()
+    files: Callable[[Findings, Mapping[str, ModelRef]], Mapping[str, Any]] | None = None
 
 
 def instance_of(record: Record | Question) -> str:

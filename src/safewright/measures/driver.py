@@ -13,6 +13,7 @@ from typing import Any
 from safewright.errors import BadInput
 from safewright.measures.answering import Answers
 from safewright.measures.behaviour import findings_of
+from safewright.measures.deriving import all_models
 from safewright.measures.plan import MeasurePlan, Models, plan_measure
 from safewright.measures.scoring import Scoring
 from safewright.runs import Run, open_run, to_json
@@ -89,7 +90,8 @@ def run_measure(
             measure=plan.entry.name,
             version=plan.entry.version,
             models={
-                role: _as_run(model.ref, work.conventions.get(role)) for role, model in plan.models.items()
+                role: _as_run(ref, work.conventions.get(role))
+                for role, ref in ({r: m.ref for r, m in plan.models.items()} | work.made).items()
             },
             readings=findings.readings,
             curves=findings.curves,
@@ -117,6 +119,8 @@ def run_measure(
                 peak_bytes=_peak_bytes(),
             ),
         )
+        for name, plain in work.files.items():
+            opened.write(name, plain)
         opened.write("scorecard.json", card)
         opened.event("finished", seconds=card.cost.seconds)
     return card
@@ -162,6 +166,9 @@ class _Work:
     decoding: dict[str, Any] = field(default_factory=dict)
     calls: int = 0
     judged: int = 0
+    made: dict[str, ModelRef] = field(default_factory=dict)
+    """Changed models that were measured too, by their roles."""
+    files: dict[str, Any] = field(default_factory=dict)
 
 
 def _white_box(plan: MeasurePlan, run: Run, rows: Sequence[Row]) -> _Work:
@@ -173,15 +180,24 @@ def _white_box(plan: MeasurePlan, run: Run, rows: Sequence[Row]) -> _Work:
 
 def _behaviour(plan: MeasurePlan, run: Run, progress: Progress) -> _Work:
     behaviour = plan.behaviour
-    answers = Answers(run, behaviour, plan.questions, plan.models, seed=plan.seed, progress=progress)
+    models = all_models(behaviour, plan.models, run, progress)
+    answers = Answers(run, behaviour, plan.questions, models, seed=plan.seed, progress=progress)
     with Scoring(run, behaviour, plan.judge, answers, progress) as scoring:
         answers.ask(scoring.arrived)
         records = scoring.finish()
+    if behaviour.read is not None:
+        records = behaviour.read(records, plan.models, run, progress)
+    findings = findings_of(behaviour, records)
+    made = {role: models[role].ref for role, how in behaviour.derived.items() if how.make is not None}
     return _Work(
-        findings_of(behaviour, records),
+        findings,
         records,
         answers.conventions,
         answers.decoding,
         answers.calls,
         scoring.judged,
+        made,
+        dict(behaviour.files(findings, {r: m.ref for r, m in plan.models.items()}))
+        if behaviour.files
+        else {},
     )

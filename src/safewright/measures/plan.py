@@ -58,6 +58,7 @@ class MeasurePlan:
                     "name": self.entry.name,
                     "version": self.entry.version,
                     "config": self.options,
+                    **_files_of(self.options),
                 },
                 "models": {role: dataclasses.replace(ref, where="") for role, ref in refs.items()},
                 "data": {"digest": self.data.digest, "rows": len(self.data.rows)} if self.data else None,
@@ -92,12 +93,18 @@ class MeasurePlan:
         behaviour, questions = self.behaviour, self.questions
         found: dict[str, Estimate] = {}
         for role in dict.fromkeys(question.role for question in questions):
-            ref = self.models[role].ref
-            how = with_recipe(behaviour.decoding, ref, behaviour.chosen)
+            derived = behaviour.derived.get(role)
+            ref = self.models[derived.of if derived else role].ref
+            chosen = {**behaviour.chosen, **(derived.decoding if derived else {})}
+            how = with_recipe(behaviour.decoding, ref, chosen)
             chats = [question.chat for question in questions if question.role == role]
             device = self.identity["engine"]["device"]
-            name = f"{self.entry.name} ({role})" if len(self.models) > 1 else self.entry.name
-            found[name] = estimate(ref, chats, how.max_new_tokens, self.engine.batch_size, device)
+            several = len(self.models) > 1 or behaviour.derived
+            name = f"{self.entry.name} ({role})" if several else self.entry.name
+            cost = estimate(ref, chats, how.max_new_tokens, self.engine.batch_size, device)
+            if derived and derived.make is not None:  # the model as it was stays beside the changed one
+                cost = dataclasses.replace(cost, memory_bytes=2 * cost.memory_bytes)
+            found[name] = cost
         return found
 
     def judge_calls(self) -> int | None:
@@ -420,6 +427,13 @@ def _judge(
             fix="Choose another with --judge; safewright list shows what each decides.",
         )
     return found
+
+
+def _files_of(options: Any) -> dict[str, Any]:
+    """Digests of the files that options name: their content decides, wherever they lie."""
+    files = getattr(options, "files", None)
+    found = files() if files is not None else {}
+    return {"files": found} if found else {}
 
 
 def _engine_plan(how: EngineOptions, refs: Mapping[str, ModelRef]) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""Models a measure makes of those it was given: changed in memory, or asked in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from safewright.measures.behaviour import Behaviour, Derived
+from safewright.models import Loaded
+from safewright.models.chat import folded
+from safewright.runs import Run
+from safewright.runs.progress import Progress
+from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
+
+if TYPE_CHECKING:
+    import torch
+
+OURS = ("hf", "adapter", "live")
+"""Kinds of models whose prompts are rendered here: they can go on with a turn of their own."""
+
+
+def all_models(
+    behaviour: Behaviour, models: Mapping[str, Loaded], run: Run, progress: Progress
+) -> dict[str, Loaded]:
+    """The models given, and those derived of them, by role; nothing is opened or changed yet."""
+    found = dict(models)
+    for role, how in behaviour.derived.items():
+        made = models[how.of] if how.make is None else how.make(models[how.of], run, progress)
+        if how.begun:
+            made = Begun(made, how)
+        found[role] = made
+    return found
+
+
+def goes_on(ref: ModelRef, how: Derived) -> bool:
+    """Whether a model is sent the opening of an answer as a turn of its own."""
+    return how.goes_on or ref.kind in OURS
+
+
+def about_opening(ref: ModelRef, how: Derived) -> dict[str, str]:
+    """How the opening of an answer was put to a model, for the scorecard."""
+    own = goes_on(ref, how)
+    return {"opening": "the assistant's own turn, gone on with" if own else "at the end of the question"}
+
+
+class Begun:
+    """A model that is asked to go on with answers that are begun."""
+
+    def __init__(self, inner: Loaded, how: Derived) -> None:
+        self.inner, self.how = inner, how
+        self.ref: ModelRef = inner.ref
+
+    @property
+    def able(self) -> frozenset[str]:
+        return self.inner.able
+
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        return {**self.inner.conventions, **about_opening(self.ref, self.how)}
+
+    def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
+        found: dict[int, Generation] = {}
+        for ready in self.stream(chats, how):
+            found.update(ready)
+        return [found[index] for index in range(len(chats))]
+
+    def stream(
+        self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
+    ) -> Generator[list[tuple[int, Generation]]]:
+        sent = chats if goes_on(self.ref, self.how) else [folded(chat) for chat in chats]
+        with closing(self.inner.stream(sent, how, done=done)) as stream:
+            yield from stream
+
+    def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:
+        return self.inner.logprobs(chats, answers)
+
+    def hidden(self, chats: Sequence[Chat], layers: Sequence[int], pool: str) -> torch.Tensor:
+        return self.inner.hidden(chats, layers, pool)
+
+    def close(self) -> None:
+        self.inner.close()

@@ -1,0 +1,194 @@
+"""A model derived from another by a change of its weights in memory; the other stays as it is.
+
+Rounding is simulated: weights are put on the grid of a narrower type and kept in their own, so that what is
+measured is the rounding, not the arithmetic of some kernel.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from safewright.errors import BadInput
+from safewright.models.engine import Loaded
+from safewright.models.hf import HfModel
+from safewright.runs import digest_json
+from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
+
+if TYPE_CHECKING:
+    import torch
+
+GROUP = 32
+"""Neighbouring weights of one output that share a scale."""
+
+BITS: Mapping[str, int] = {"int8": 8, "int4": 4}
+ROUNDINGS = ("int8", "int4", "bf16")
+"""Changes that `rounded` makes."""
+
+Change = Callable[[Any, Any], tuple[Any, Mapping[str, Any]]]
+"""From a copy of a model and its tokenizer to the changed model, and facts for the scorecard."""
+
+
+class Altered:
+    """A `Loaded` of a copy of ``base`` with changed weights, made when it is first asked.
+
+    Args:
+        base: A model that is run here.
+        alteration: All that decides the change, in plain JSON; with the digest of ``base`` it makes the digest.
+        change: Makes it, on a copy.
+        name: How it is called where models are named.
+    """
+
+    def __init__(self, base: Loaded, alteration: Mapping[str, Any], change: Change, name: str) -> None:
+        self._base, self._change, self._alteration = base, change, dict(alteration)
+        self._made: HfModel | None = None
+        self._facts: dict[str, Any] = {}
+        self.ref: ModelRef = dataclasses.replace(
+            base.ref,
+            kind="live",
+            where=f"{base.ref.where} ({name})",
+            digest=altered_digest(base.ref.digest, alteration),
+            base=None,
+            revision=None,
+        )
+
+    @property
+    def opened(self) -> HfModel:
+        """The changed model.
+
+        Raises:
+            BadInput: The weights of the model it is made of are not here.
+        """
+        if self._made is None:
+            source: Any = getattr(self._base, "opened", self._base)
+            model = getattr(source, "model", None)
+            if "weights" not in source.able or model is None:
+                raise BadInput(
+                    f"The weights of {self.ref.where} cannot be changed: they are not here.",
+                    fix="Give the model's folder, or leave out the attacks on weights (int8, int4, bf16, relearn).",
+                )
+            changed, facts = self._change(merged_copy(model), source.tokenizer)
+            self._facts = {**self._alteration, **facts}
+            self._made = HfModel(changed.eval(), source.tokenizer, self.ref, source.batch_size)
+        return self._made
+
+    @property
+    def able(self) -> frozenset[str]:
+        return HfModel.able
+
+    @property
+    def conventions(self) -> Mapping[str, Any]:
+        return {**self.opened.conventions, "altered": self._facts}
+
+    def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
+        return self.opened.generate(chats, how)
+
+    def stream(
+        self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
+    ) -> Generator[list[tuple[int, Generation]]]:
+        return self.opened.stream(chats, how, done=done)
+
+    def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:
+        return self.opened.logprobs(chats, answers)
+
+    def hidden(self, chats: Sequence[Chat], layers: Sequence[int], pool: str) -> torch.Tensor:
+        return self.opened.hidden(chats, layers, pool)
+
+    def close(self) -> None:
+        """Let go of the copy; the model it was made of stays open."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+
+def altered_digest(base: str, alteration: Mapping[str, Any]) -> str:
+    """The digest of a model with a change: of the model's own, and of all that decides the change."""
+    return digest_json({"base": base, "alteration": dict(alteration)})
+
+
+def merged_copy(model: Any) -> Any:
+    """A copy of a model that shares no weight with it; a LoRA adapter is merged into the copy's weights.
+
+    Raises:
+        BadInput: An adapter that works beside the weights, not on them.
+    """
+    own = copy.deepcopy(model)
+    if not hasattr(own, "peft_config"):
+        return own
+    merge = getattr(own, "merge_and_unload", None)
+    if merge is None or any(config.is_prompt_learning for config in own.peft_config.values()):
+        raise BadInput(
+            "An adapter of prompt learning has no weights of its own in the model.",
+            why="Changing the base's weights alone would measure another model.",
+            fix="Leave out the attacks on weights, or give a model folder or a LoRA adapter.",
+        )
+    return merge(safe_merge=True)
+
+
+def rounded(base: Loaded, how: str) -> Altered:
+    """``base`` with its matrices rounded: ``int8`` or ``int4`` in groups, or to ``bf16``.
+
+    All two-dimensional weights but embeddings (and a head tied to them) are rounded; see `round_groups`.
+
+    Raises:
+        BadInput: An unknown rounding.
+    """
+    if how not in ROUNDINGS:
+        raise BadInput(f"There is no rounding {how!r}.", fix=f"Use one of {', '.join(ROUNDINGS)}.")
+    alteration: dict[str, Any] = {"kind": how, "version": "1"}
+    if how in BITS:
+        alteration |= {"bits": BITS[how], "group": GROUP, "scale": "largest magnitude", "symmetric": True}
+    return Altered(base, alteration, lambda model, _: (model, _round(model, how)), how)
+
+
+def _round(model: Any, how: str) -> dict[str, Any]:
+    import torch
+
+    tensors = weights = changed = 0
+    with torch.no_grad():
+        for weight, across in matrices(model):
+            if how == "bf16":
+                new = weight.to(torch.bfloat16).to(weight.dtype)
+            else:
+                new = round_groups(weight.T if across else weight, BITS[how])
+                new = new.T if across else new
+            tensors, weights = tensors + 1, weights + weight.numel()
+            changed += int((new != weight).sum())
+            weight.copy_(new)
+    return {"tensors": tensors, "weights": weights, "changed_weights": changed}
+
+
+def matrices(model: Any) -> Iterator[tuple[torch.nn.Parameter, bool]]:
+    """The two-dimensional weights of a model that are no embedding, each once.
+
+    The second of a pair says whether outputs lie along the columns, as in GPT-2's layers.
+    """
+    from torch import nn
+
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    seen: set[int] = set()
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim != 2 or id(parameter) in embeddings or id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            yield parameter, type(module).__name__ == "Conv1D"
+
+
+def round_groups(weight: torch.Tensor, bits: int, group: int = GROUP) -> torch.Tensor:
+    """A matrix (outputs, inputs) with each run of ``group`` inputs rounded to the nearest of 2^bits - 1 steps.
+
+    scale = max|w| / (2^(bits-1) - 1) over the run, w' = scale * round(w / scale). The last run of a row may be
+    shorter. The result has the matrix's own dtype.
+    """
+    import torch
+
+    outputs, inputs = weight.shape
+    padding = -inputs % group
+    runs = torch.nn.functional.pad(weight.float(), (0, padding)).reshape(outputs, -1, group)
+    scale = runs.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    steps = torch.where(scale > 0, runs / scale.clamp_min(torch.finfo(torch.float32).tiny), 0.0)
+    new: torch.Tensor = (torch.round(steps) * scale).reshape(outputs, -1)[:, :inputs]
+    return new.to(weight.dtype)
