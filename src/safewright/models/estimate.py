@@ -41,7 +41,7 @@ def estimate(
     speed: each decoding step reads all weights once at the memory's speed, or multiplies at the
     processor's, whichever is slower; both speeds are measured here in a few milliseconds.
     """
-    prompt = sum(sum(_tokens(message["content"]) for message in chat) for chat in chats)
+    prompt = sum(sum(tokens(message["content"]) for message in chat) for chat in chats)
     if ref.kind not in ("hf", "adapter"):
         elsewhere = ref.kind in ("served", "inspect")
         who = "the server decides how long it takes" if elsewhere else "already in memory"
@@ -51,7 +51,7 @@ def estimate(
     width = DTYPE_BYTES.get(ref.dtype, 0)
     weight_bytes = parameters * width if width else saved
     batch = min(batch_size or 32, max(1, len(chats)))
-    longest = max((sum(_tokens(m["content"]) for m in chat) for chat in chats), default=0) + new_tokens
+    longest = max((sum(tokens(m["content"]) for m in chat) for chat in chats), default=0) + new_tokens
     cache = 2 * shape["layers"] * shape["kv_width"] * longest * batch * (width or 4)
     logits = batch * shape["vocabulary"] * 4 * 2
     memory = RUNTIME_BYTES + weight_bytes + cache + logits
@@ -74,7 +74,7 @@ def estimate(
     )
 
 
-def _tokens(text: str) -> int:
+def tokens(text: str) -> int:
     """A text's tokens, roughly: four Latin letters each, one Chinese character each."""
     wide = sum(character >= "\u2e80" for character in text)
     return wide + (len(text) - wide + 3) // 4

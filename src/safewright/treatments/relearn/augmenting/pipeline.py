@@ -1,0 +1,349 @@
+"""From forget rows to training rows: the steps in their order, the manifest, and the two doors.
+
+Source: ReLearn (arXiv 2502.11190), section on data synthesis; order and defects of the release in
+`docs/relearn.md`. Every row is made from one forget row, whose id it carries from the first question on: nothing
+is joined by position. An original answer is read by prompts and by the leak check, and by nothing that makes rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safewright.errors import BadInput, GateFailed
+from safewright.judges.model import JudgeModel
+from safewright.runs import digest_json, run_sync, versions, write_json
+from safewright.runs.atomic import write_lines
+from safewright.runs.calls import FIELDS
+from safewright.runs.progress import Progress, silent
+from safewright.treatments.job import Job
+from safewright.treatments.relearn.augmenting import given, writing
+from safewright.treatments.relearn.augmenting.asking import Asker, augmenter, prompt_digests
+from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
+from safewright.treatments.relearn.augmenting.items import Item, Wording, items_of, require_disjoint
+from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
+from safewright.treatments.relearn.augmenting.mixing import generic_rows
+from safewright.treatments.relearn.augmenting.rows import Augmented, Built, Coverage, Dropped, completions
+from safewright.types import Row
+
+FILE = "augmented.jsonl"
+MANIFEST = "manifest.json"
+DROPPED = "dropped.jsonl"
+JOURNAL = "calls"
+UNCOVERED = "uncovered.json"
+
+
+@dataclasses.dataclass
+class _Made:
+    """What the steps have made so far."""
+
+    answers: list[writing.Vague]
+    dropped: list[Dropped]
+    secrets: Mapping[str, Any]
+    guard: Guard
+    warnings: list[str]
+
+
+def augment_rows(
+    forget: Sequence[Row],
+    *,
+    generic: Sequence[Row] = (),
+    retain: Sequence[Row] = (),
+    options: AugmentOptions | None = None,
+    model: JudgeModel | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Built:
+    """The training rows of a forget set.
+
+    Args:
+        forget: Questions with the answers to be forgotten; their meta may bring ``entities``, ``variants`` or
+            ``paraphrases``, ``vague``, ``openings``, ``tails`` and ``subject``.
+        generic: Questions with answers of any other kind.
+        retain: Only compared with the forget rows.
+        options: Of the pipeline.
+        model: The augmenter, see `asking.augmenter`; None where the rows bring all that is needed.
+        seed: Of everything drawn.
+        progress: Called after each step.
+
+    Raises:
+        BadInput: Rows or options that cannot be used; too few generic rows.
+        GateFailed: Fewer forget rows got a vague answer than ``min_coverage`` asks for.
+    """
+    built = _augmented(forget, generic, retain, options or AugmentOptions(), model, seed, progress)
+    require_coverage(built, options or AugmentOptions())
+    return built
+
+
+def _augmented(
+    forget: Sequence[Row],
+    generic: Sequence[Row],
+    retain: Sequence[Row],
+    options: AugmentOptions,
+    model: JudgeModel | None,
+    seed: int,
+    progress: Progress,
+) -> Built:
+    items = items_of(forget)
+    require_disjoint(forget, {"retain": retain, "generic": generic})
+    if model is None:
+        given.require_given(items, options.kinds)
+    asker = None if model is None else Asker(model)
+    made = run_sync(_write(items, asker, options, seed, progress))
+    rows, about = _rows(made, generic, options, seed)
+    covered = {answer.item.id for answer in made.answers}
+    uncovered = tuple(item.id for item in items if item.id not in covered)
+    coverage = Coverage(len(items) - len(uncovered), len(items), uncovered)
+    dropped = tuple(sorted(made.dropped, key=lambda one: (one.source_id, one.step, one.variant)))
+    manifest = {
+        "format": "relearn-augmented/1",
+        "options": _deciding(options),
+        "seed": seed,
+        "models": {} if asker is None else {"augmenter": asker.model.conventions()},
+        "prompts": {} if asker is None else prompt_digests(),
+        "versions": versions(("safewright",)),
+        "data": {
+            role: {"digest": digest_json(list(held)), "rows": len(held)}
+            for role, held in (("forget", forget), ("generic", generic), ("retain", retain))
+            if held
+        },
+        "counts": {**Counter(row.kind for row in rows), "rows": len(rows), "wanted": _wanted(items, options)},
+        "calls": {} if asker is None else {**asker.counts, "reply_tokens": asker.tokens},
+        "rounds": {str(n): k for n, k in sorted(Counter(a.round for a in made.answers).items())},
+        "dropped": dict(sorted(Counter(f"{one.step}: {one.reason}" for one in dropped).items())),
+        "coverage": {"share": coverage.share, **dataclasses.asdict(coverage)},
+        **about,
+        "warnings": made.warnings,
+        "digest": digest_json([row.plain() for row in rows]),
+    }
+    return Built(tuple(rows), manifest, dropped, coverage)
+
+
+async def _write(
+    items: Sequence[Item], asker: Asker | None, options: AugmentOptions, seed: int, progress: Progress
+) -> _Made:
+    """Secrets, wordings and vague answers, step by step."""
+    steps = 4
+    dropped: list[Dropped] = []
+    progress("secrets", 0, steps)
+    entities, lost = await _entities(items, asker, options)
+    dropped += lost
+    # A row whose secrets nobody could list gets no text at all: nothing could be checked against them.
+    items = [item for item in items if item.id in entities]
+    secrets = {item.id: secrets_of(item.question, item.answer, entities[item.id]) for item in items}
+    guard = Guard(secrets, options.leak_scope)
+    progress("questions", 1, steps)
+    wordings: dict[str, list[Wording]] = {item.id: [] for item in items}
+    asked = [item for item in items if item.wordings is None]
+    if asker is not None and asked and options.kinds:
+        written, lost = await writing.write_questions(asker, asked, guard, options)
+        wordings |= written
+        dropped += lost
+    for item in items:
+        if item.wordings is not None and options.kinds:
+            wordings[item.id], lost = given.given_questions(item, guard)
+            dropped += lost
+        if options.original:
+            wordings[item.id] = [Wording("original", item.question), *wordings[item.id]]
+    progress("answers", 2, steps)
+    answers: list[writing.Vague] = []
+    open_ = [item for item in items if item.vague is None]
+    if asker is not None and open_:
+        answers, lost = await writing.write_answers(asker, open_, wordings, guard, options)
+        dropped += lost
+    for item in items:
+        if item.vague is not None:
+            own, lost = given.given_answers(item, wordings[item.id], guard, seed)
+            answers += own
+            dropped += lost
+    progress("rows", 3, steps)
+    return _Made(answers, dropped, secrets, guard, _warnings(items, secrets, asker, options))
+
+
+async def _entities(
+    items: Sequence[Item], asker: Asker | None, options: AugmentOptions
+) -> tuple[dict[str, list[str] | None], list[Dropped]]:
+    """The entities of each row; None where the rules find them."""
+    found: dict[str, list[str] | None] = {}
+    ask: list[Item] = []
+    for item in items:
+        if options.entities in ("auto", "given") and item.entities is not None:
+            found[item.id] = list(item.entities)
+        elif options.entities == "given":
+            raise BadInput(
+                f"The forget row {item.id!r} lists no `entities`.",
+                fix="Give them in its meta, or --set entities=auto.",
+            )
+        elif options.entities == "rules" or (options.entities == "auto" and item.latin):
+            found[item.id] = None
+        else:
+            ask.append(item)
+    if ask and asker is None:
+        raise BadInput(
+            f"{len(ask)} forget rows list no `entities` (first: {ask[0].id}), and there is no augmenter to ask.",
+            why="The rules read Latin script only, so that nothing could be compared with these answers.",
+            fix="Give `entities` in the rows, or --model augmenter=MODEL.",
+        )
+    dropped: list[Dropped] = []
+    if ask and asker is not None:
+        listed, dropped = await writing.list_entities(asker, ask, options)
+        found |= listed
+    return found, dropped
+
+
+def _rows(
+    made: _Made, generic: Sequence[Row], options: AugmentOptions, seed: int
+) -> tuple[list[Augmented], dict[str, Any]]:
+    """All rows, shuffled; and what the manifest says about the generic ones."""
+    qa = [
+        Augmented(
+            f"{a.item.id}/{a.wording.kind}",
+            a.wording.text,
+            a.text,
+            "qa",
+            a.item.id,
+            a.wording.kind,
+            a.round,
+            a.verdict,
+            before=a.item.before,
+        )
+        for a in made.answers
+    ]
+    cut, short = completions(qa, options.shares)
+    made.dropped += short
+    prefixed: list[Augmented] = []
+    if options.prefix_rows == "openings":
+        lines = given.opening_lines(Path(options.prefix_openings)) if options.prefix_openings else []
+        prefixed = given.prefix_rows(made.answers, made.guard, lines, options.prefix_weight, seed)
+    mixed, leaking = generic_rows(generic, len(qa) + len(cut), options, made.guard, seed)
+    own = [*qa, *cut, *prefixed]
+    _require_clean(own, made)
+    rows = [*own, *mixed]
+    random.Random(f"relearn rows {seed}").shuffle(rows)
+    ratio = len(mixed) / (len(qa) + len(cut)) if qa else None
+    about = {"asked": options.generic_ratio, "achieved": ratio, "left_out_for_secrets": leaking}
+    repeats = len(mixed) - len({row.source_id for row in mixed})
+    return rows, {"generic": {**about, "repeats": repeats}}
+
+
+def _require_clean(rows: Sequence[Augmented], made: _Made) -> None:
+    """The last look at every row: no secret in what is learned, none in a prompt that its question does not hold."""
+    for row in rows:
+        texts = [row.completion] if row.variant == "original" else [row.completion, row.prompt]
+        for text in texts:
+            if made.guard.found(row.source_id, text):
+                raise RuntimeError(f"the row {row.id} holds a secret of the forget set")
+
+
+def _warnings(
+    items: Sequence[Item], secrets: Mapping[str, Any], asker: Asker | None, options: AugmentOptions
+) -> list[str]:
+    bare = [item.id for item in items if secrets[item.id].empty]
+    found = []
+    if asker is not None and not options.verify:
+        found.append("verify=false: vague answers were compared with known entities only, and read by nobody")
+    if bare and (asker is None or not options.verify):
+        found.append(
+            f"{len(bare)} of {len(items)} forget rows have no known entity ({given.shown(bare)}): of their answers "
+            "only whole sentences were compared"
+        )
+    return found
+
+
+def _wanted(items: Sequence[Item], options: AugmentOptions) -> int:
+    """The QA rows there would be if nothing were dropped."""
+    each = len(options.kinds)
+    wordings = [each if item.wordings is None or not each else len(item.wordings) for item in items]
+    return sum(wordings) + options.original * len(items)
+
+
+def _deciding(options: AugmentOptions) -> dict[str, Any]:
+    """The options that decide what the rows are."""
+    return {
+        f.name: getattr(options, f.name)
+        for f in dataclasses.fields(options)
+        if f.metadata.get("decides", True)
+    }
+
+
+def require_coverage(built: Built, options: AugmentOptions) -> None:
+    """Pass when enough forget rows got a vague answer.
+
+    Raises:
+        GateFailed: Too few did; with the first of the others, and how many calls failed.
+    """
+    coverage = built.coverage
+    if coverage.share >= options.min_coverage and built.coverage.covered:
+        return
+    failed = sum(one.reason == "failed" for one in built.dropped)
+    calls = f" {failed} texts are missing because calls failed." if failed else ""
+    raise GateFailed(
+        f"{coverage.covered} of {coverage.items} forget rows have a vague answer (coverage {coverage.share:.3f}, "
+        f"needed {options.min_coverage:g}); not covered: {given.shown(coverage.uncovered)}.{calls}",
+        why="What has no row is not unlearned.",
+        fix=(
+            "Give the same command again: only failed calls are asked again."
+            if failed
+            else "See why in the run's uncovered.json; another augmenter, more answer_rounds or a lower min_coverage "
+            "may help."
+        ),
+    )
+
+
+def build(job: Job) -> Built:
+    """The training rows of a job's ``forget`` rows, by the options in its configuration.
+
+    Every received reply is journalled in the job's run: a killed job goes on without asking anything again. The
+    options may be those of a treatment that has all fields of `AugmentOptions`.
+
+    Raises:
+        BadInput: See `augment_rows`.
+        GateFailed: See `augment_rows`; the run keeps the list of uncovered rows in ``uncovered.json``.
+    """
+    options = options_of(job.config)
+    model = augmenter(job.models["augmenter"], options, job.seed) if "augmenter" in job.models else None
+    detach = None
+    if model is not None:
+        detach = model.calls.attach(job.run.rows(JOURNAL, FIELDS), lambda row: job.run.append(JOURNAL, row))
+    try:
+        roles = (job.rows("forget"), job.rows("generic"), job.rows("retain"))
+        built = _augmented(*roles, options, model, job.seed, job.progress)
+    finally:
+        if model is not None and detach is not None:
+            detach()
+            model.close()
+    facts = {
+        "rows": len(built.rows),
+        "coverage": built.coverage.share,
+        "asked": model.calls.asked if model else 0,
+    }
+    job.run.event("augmented", **facts)
+    try:
+        require_coverage(built, options)
+    except GateFailed:
+        kept = {"uncovered": built.coverage.uncovered, "dropped": built.dropped}
+        job.run.write(UNCOVERED, kept)
+        raise
+    return built
+
+
+def augment(job: Job) -> dict[str, Any]:
+    """Write questions, vague answers and the generic mix as rows to train on (augmented.jsonl in --out)."""
+    built = build(job)
+    write_lines(job.draft / FILE, [row.plain() for row in built.rows])
+    write_lines(job.draft / DROPPED, built.dropped)
+    write_json(job.draft / MANIFEST, built.manifest)
+    manifest = built.manifest
+    return {
+        "rows": {kind: manifest["counts"].get(kind, 0) for kind in ("qa", "completion", "prefix", "generic")},
+        "coverage": f"{built.coverage.covered} of {built.coverage.items} forget rows",
+        "uncovered": list(built.coverage.uncovered),
+        "dropped": manifest["dropped"],
+        "generic": manifest["generic"],
+        "warnings": manifest["warnings"],
+        "file": FILE,
+    }
