@@ -141,6 +141,14 @@ class Stopping:
         self._count(1)
         return self.inner.logprobs(chats, answers)
 
+    def supervised(self, answered: Any, reduce: Any, *, done: frozenset[int] = frozenset()) -> Iterator[Any]:
+        for ready in self.inner.supervised(answered, reduce, done=done):
+            self._count(len(ready))
+            yield ready
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
     def _count(self, used: int) -> None:
         self.left -= used
         if self.left < 0:

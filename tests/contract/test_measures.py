@@ -42,7 +42,7 @@ def run(name: str, model: Any, folder: Path, rows: Sequence[Row] = ROWS, **more:
     return measure_model(
         name,
         dict.fromkeys(entry.takes, model),
-        data=rows,
+        data=dict.fromkeys(entry.data, rows) if len(entry.data_roles) > 1 else rows,
         config=more.pop("config", config_of(name)),
         run=folder,
         **more,

@@ -26,6 +26,7 @@ from safewright.stats.intervals import (
 )
 from safewright.stats.paired import holm, mcnemar_exact, minimum_detectable, paired_permutation
 from safewright.stats.readings import mean_reading, rate_reading
+from safewright.stats.roc import auc, auc_interval, auc_reading, wins
 
 __all__ = [
     "Claim",
@@ -33,6 +34,9 @@ __all__ = [
     "CorrectedPair",
     "JudgeQuality",
     "Verdict",
+    "auc",
+    "auc_interval",
+    "auc_reading",
     "bounded_mean",
     "clopper_pearson",
     "cluster_bootstrap",
@@ -56,4 +60,5 @@ __all__ = [
     "rate_reading",
     "rogan_gladen",
     "wilson",
+    "wins",
 ]
