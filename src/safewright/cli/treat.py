@@ -136,7 +136,23 @@ def _tell(estimate: Mapping[str, Any]) -> None:
     ]
     if "seconds" in estimate:
         parts.append(f"time about {running.duration(estimate['seconds'])}")
+    if "calls" in estimate:
+        parts += _asked(estimate)
     console.say(", ".join(parts))
+
+
+def _asked(estimate: Mapping[str, Any]) -> list[str]:
+    """How often a model is asked, and what that costs where prices were given."""
+    said = [
+        f"{estimate['calls']:,.0f} calls (at most {estimate['calls_at_most']:,.0f})",
+        f"about {estimate['prompt_tokens']:,.0f} tokens in and {estimate['new_tokens']:,.0f} out",
+    ]
+    if "cost" in estimate:
+        said.append(
+            f"cost about {estimate['cost']:,.2f} (at most about {estimate['cost_at_most']:,.2f}), in the unit of the "
+            "prices given"
+        )
+    return said
 
 
 def _show(found: Any, indent: str = "") -> None:
