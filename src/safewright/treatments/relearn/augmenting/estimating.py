@@ -28,7 +28,7 @@ def estimate(models: Mapping[str, ModelRef], data: Mapping[str, LoadedData], con
     options = options_of(config)
     if "augmenter" not in models or "forget" not in data:
         return {}
-    chats, replies, most = _calls(items_of(data["forget"].rows), options)
+    chats, replies, most = first_calls(items_of(data["forget"].rows), options)
     if not chats:
         return {}
     found = estimate_model(models["augmenter"], chats, max(1, sum(replies) // len(replies)), options.at_once)
@@ -49,7 +49,7 @@ def estimate(models: Mapping[str, ModelRef], data: Mapping[str, LoadedData], con
     return said
 
 
-def _calls(items: Sequence[Item], options: AugmentOptions) -> tuple[list[Chat], list[int], int]:
+def first_calls(items: Sequence[Item], options: AugmentOptions) -> tuple[list[Chat], list[int], int]:
     """The first calls of every step, the tokens of their replies, and the number of all calls at most."""
     chats: list[Chat] = []
     replies: list[int] = []

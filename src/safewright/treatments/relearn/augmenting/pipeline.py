@@ -8,9 +8,10 @@ is joined by position. An original answer is read by prompts and by the leak che
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safewright.treatments.job import Job
 from safewright.treatments.relearn.augmenting import given, writing
 from safewright.treatments.relearn.augmenting.asking import Asker, augmenter, prompt_digests
 from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
+from safewright.treatments.relearn.augmenting.estimating import first_calls
 from safewright.treatments.relearn.augmenting.items import Item, Wording, items_of, require_disjoint
 from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
 from safewright.treatments.relearn.augmenting.mixing import generic_rows
@@ -99,6 +101,7 @@ def _augmented(
     uncovered = tuple(item.id for item in items if item.id not in covered)
     coverage = Coverage(len(items) - len(uncovered), len(items), uncovered)
     dropped = tuple(sorted(made.dropped, key=lambda one: (one.source_id, one.step, one.variant)))
+    counts: dict[str, int] = Counter(row.kind for row in rows)
     manifest = {
         "format": "relearn-augmented/1",
         "options": _deciding(options),
@@ -111,7 +114,7 @@ def _augmented(
             for role, held in (("forget", forget), ("generic", generic), ("retain", retain))
             if held
         },
-        "counts": {**Counter(row.kind for row in rows), "rows": len(rows), "wanted": _wanted(items, options)},
+        "counts": {**counts, "rows": len(rows), "wanted": _wanted(items, options)},
         "calls": {} if asker is None else {**asker.counts, "reply_tokens": asker.tokens},
         "rounds": {str(n): k for n, k in sorted(Counter(a.round for a in made.answers).items())},
         "dropped": dict(sorted(Counter(f"{one.step}: {one.reason}" for one in dropped).items())),
@@ -308,7 +311,8 @@ def build(job: Job) -> Built:
     model = augmenter(job.models["augmenter"], options, job.seed) if "augmenter" in job.models else None
     detach = None
     if model is not None:
-        detach = model.calls.attach(job.run.rows(JOURNAL, FIELDS), lambda row: job.run.append(JOURNAL, row))
+        known = job.run.rows(JOURNAL, FIELDS)
+        detach = model.calls.attach(known, _received(job, options, len(known)))
     try:
         roles = (job.rows("forget"), job.rows("generic"), job.rows("retain"))
         built = _augmented(*roles, options, model, job.seed, job.progress)
@@ -329,6 +333,19 @@ def build(job: Job) -> Built:
         job.run.write(UNCOVERED, kept)
         raise
     return built
+
+
+def _received(job: Job, options: AugmentOptions, known: int) -> Callable[[Mapping[str, Any]], None]:
+    """Journals each reply before it is used, and tells how many there are."""
+    least = len(first_calls(items_of(job.rows("forget")), options)[0])
+    count = itertools.count(known + 1)
+
+    def write(row: Mapping[str, Any]) -> None:
+        job.run.append(JOURNAL, row)
+        done = next(count)
+        job.progress("replies of the augmenter", done, max(done, least))
+
+    return write
 
 
 def augment(job: Job) -> dict[str, Any]:
