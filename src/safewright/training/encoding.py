@@ -77,9 +77,9 @@ def encode(tokenizer: Any, rows: Sequence[Row], *, max_length: int, strict: bool
             cut.append(row.id)
         kept.append(example)
     if dropped and (strict or not kept):
+        which = f"{len(rows)} rows" if not kept else f"{len(dropped)} of {len(rows)} rows"
         raise BadInput(
-            f"No answer is left of {len(dropped)} of {len(rows)} rows after cutting them at {max_length} tokens "
-            f"(first: {dropped[0]}).",
+            f"No answer is left of {which} after cutting them at {max_length} tokens (first: {dropped[0]}).",
             why="There would be nothing to learn from them.",
             fix="Raise max_length, or shorten their prompts.",
         )
@@ -95,14 +95,28 @@ def pad_token(tokenizer: Any) -> int:
 
 
 def collate(examples: Sequence[Example], pad: int, side: str = "right", *, width: int = 0) -> dict[str, Any]:
-    """Examples as tensors ``input_ids``, ``labels``, ``attention_mask``, each (rows, longest).
+    """Examples as tensors; see `padded`."""
+    ids, labels = [example.ids for example in examples], [example.labels for example in examples]
+    return padded(ids, labels, pad, side, width=width)
+
+
+def padded(
+    ids: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]],
+    pad: int,
+    side: str = "right",
+    *,
+    width: int = 0,
+) -> dict[str, Any]:
+    """Rows as tensors ``input_ids``, ``labels`` and ``attention_mask``, each (rows, longest).
 
     Padding on the left comes with ``position_ids`` that begin with 0 at each row's first own token: a model
     with learned positions reads a row as if it stood alone. The mask says what is padding by length, so an
     end token that serves as the pad token keeps its place in the rows.
 
     Args:
-        examples: At least one.
+        ids: Token ids of each row.
+        labels: As long; `IGNORED` where nothing is learned, not shifted.
         pad: What fills up shorter rows.
         side: ``right`` or ``left``.
         width: Least width.
@@ -111,7 +125,7 @@ def collate(examples: Sequence[Example], pad: int, side: str = "right", *, width
 
     if side not in ("right", "left"):
         raise ValueError(f"side is {side!r}: right or left")
-    longest = max(width, max(len(example.ids) for example in examples))
+    longest = max(width, max(len(row) for row in ids))
 
     def filled(rows: Sequence[Sequence[int]], value: int) -> Any:
         lines = []
@@ -121,12 +135,12 @@ def collate(examples: Sequence[Example], pad: int, side: str = "right", *, width
         return torch.tensor(lines, dtype=torch.long)
 
     batch = {
-        "input_ids": filled([example.ids for example in examples], pad),
-        "labels": filled([example.labels for example in examples], IGNORED),
-        "attention_mask": filled([[1] * len(example.ids) for example in examples], 0),
+        "input_ids": filled(ids, pad),
+        "labels": filled(labels, IGNORED),
+        "attention_mask": filled([[1] * len(row) for row in ids], 0),
     }
     if side == "left":
-        batch["position_ids"] = filled([range(len(example.ids)) for example in examples], 0)
+        batch["position_ids"] = filled([range(len(row)) for row in ids], 0)
     return batch
 
 

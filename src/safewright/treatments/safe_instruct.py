@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from safewright.catalog import treatment
-from safewright.errors import BadInput, NumericalFailure, need_extra
-from safewright.models.weights import read_json
-from safewright.runs import write_json
+from safewright.errors import BadInput, need_extra
+from safewright.training.encoding import encode, pad_token, padded
+from safewright.training.fitting import fell, last_whole, save_trained, watching
 from safewright.treatments.job import Job, Made
-from safewright.types import Check, Row
+from safewright.types import Row
 
 CHECKPOINTS = "training"
 """Where the trainer's checkpoints are kept inside the run."""
@@ -89,15 +86,7 @@ def safe_instruct(job: Job) -> Made:
     rows, safe = mixed(job.rows("finetune"), job.rows("safe"), config.share, job.seed)
     losses, cut = _train(job, rows)
     report = {"rows": len(rows), "safe_rows": safe, "cut": cut, "steps": len(losses), "losses": losses}
-    return Made("adapter" if config.lora_rank else "weights", (_fell(losses),), report)
-
-
-def _fell(losses: Sequence[float]) -> Check:
-    """Whether the last tenth of the steps had a lower mean loss than the first: single batches vary."""
-    tenth = max(1, len(losses) // 10)
-    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    detail = f"mean over {tenth} steps {first:.4g} to {last:.4g}"
-    return Check("the loss fell", len(losses) < 2 or last <= first, detail)
+    return Made("adapter" if config.lora_rank else "weights", (fell(losses),), report)
 
 
 def mixed(finetune: Sequence[Row], safe: Sequence[Row], share: float, seed: int) -> tuple[list[Row], int]:
@@ -130,25 +119,15 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
     import transformers
 
     from safewright.models import load
-    from safewright.models.chat import encode_answered
 
     trl: Any = untyped
     config: SafeInstructConfig = job.config
     loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"gradient"}))
     tokenizer, model = loaded.tokenizer, loaded.model
     generation = model.generation_config
-    examples, cut = [], 0
-    for row in rows:
-        ids, start = encode_answered(tokenizer, row.prompt, row.reference or "")
-        cut += len(ids) > config.max_length
-        labels = [-100] * start + ids[start:]
-        examples.append({"input_ids": ids[: config.max_length], "labels": labels[: config.max_length]})
-    examples = [example for example in examples if any(label != -100 for label in example["labels"])]
-    if not examples:
-        raise BadInput(
-            f"No answer is left of {len(rows)} rows after cutting them at {config.max_length} tokens.",
-            fix="Raise max_length.",
-        )
+    encoded = encode(tokenizer, rows, max_length=config.max_length)
+    cut = len(encoded.cut) + len(encoded.dropped)
+    examples = [{"input_ids": list(each.ids), "labels": each.labels} for each in encoded.examples]
     steps = config.steps or math.ceil(config.epochs * len(examples) / config.batch)
     folder = job.run.own(CHECKPOINTS)
     arguments = trl.SFTConfig(
@@ -190,82 +169,33 @@ def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
             task_type="CAUSAL_LM",
         )
 
-    class Told(transformers.TrainerCallback):
-        """Progress, and an end at the first loss that is no number."""
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
-            value = (logs or {}).get("loss")
-            if value is not None and not math.isfinite(value):
-                raise NumericalFailure(
-                    f"The loss is {value} at step {state.global_step}.", fix="Lower the learning rate (lr)."
-                )
-            job.progress("training", state.global_step, steps)
-
     try:
         trainer = trl.SFTTrainer(
             model=model,
             args=arguments,
             train_dataset=datasets.Dataset.from_list(examples),
             processing_class=tokenizer,
-            data_collator=_collator(tokenizer),
+            data_collator=_collated(tokenizer),
             peft_config=lora,
-            callbacks=[Told()],
+            callbacks=[watching(job.progress, steps)],
         )
         trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train(resume_from_checkpoint=_last_whole(folder))
+        trainer.train(resume_from_checkpoint=last_whole(folder))
         trained = trainer.accelerator.unwrap_model(trainer.model)
         if not lora:
             trained.generation_config = generation
-        trained.save_pretrained(job.draft)
-        if lora:
-            _sort_sets(job.draft / "adapter_config.json")
-        tokenizer.save_pretrained(job.draft)
+        save_trained(trained, tokenizer, job.draft)
         losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     finally:
         loaded.close()
     return losses, cut
 
 
-def _last_whole(folder: Path) -> str | None:
-    """The trainer's newest checkpoint that is whole; what a kill left half-written is deleted."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
-    for checkpoint in found:
-        # The trainer writes its state last.
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-        else:
-            return str(checkpoint)
-    return None
+def _collated(tokenizer: Any) -> Any:
+    """A collate function: rows padded on the right."""
+    pad = pad_token(tokenizer)
 
-
-def _sort_sets(file: Path) -> None:
-    """Give an adapter's configuration one order: PEFT writes its sets as they happen to lie."""
-    found = read_json(file)
-    for key in ("target_modules", "exclude_modules"):
-        if isinstance(found.get(key), list):
-            found[key] = sorted(found[key])
-    write_json(file, found)
-
-
-def _collator(tokenizer: Any) -> Any:
-    """Rows padded on the right: ids with the pad token, labels with -100."""
-    import torch
-
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-    def collate(batch: Sequence[Any]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in batch)
-
-        def filled(key: str, value: int) -> torch.Tensor:
-            return torch.tensor([[*row[key], *[value] * (width - len(row[key]))] for row in batch])
-
-        mask = [[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in batch]
-        return {
-            "input_ids": filled("input_ids", pad),
-            "labels": filled("labels", -100),
-            "attention_mask": torch.tensor(mask),
-        }
+    def collate(batch: Sequence[Any]) -> dict[str, Any]:
+        return padded([row["input_ids"] for row in batch], [row["labels"] for row in batch], pad)
 
     return collate
