@@ -67,9 +67,11 @@ def logits_at(model: Any, part: Part, where: Tensor) -> Tensor:
     """
     inputs = inputs_of(model, part)
     if "logits_to_keep" not in _takes(model):
-        return model(**inputs).logits[where]
+        logits: Tensor = model(**inputs).logits
+        return logits[where]
     columns = where.any(0).nonzero().flatten()
-    return model(**inputs, logits_to_keep=columns).logits[where[:, columns]]
+    logits = model(**inputs, logits_to_keep=columns).logits
+    return logits[where[:, columns]]
 
 
 def inputs_of(model: Any, part: Part) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def logits_together(model: Any, parts: Sequence[Part], where: Sequence[Tensor], 
     whole = joined(parts, pad)
     width = whole["input_ids"].shape[1]
     wide = torch.cat([torch.nn.functional.pad(w, (0, width - w.shape[1]), value=False) for w in where])
-    return list(logits_at(model, whole, wide).split([int(w.sum()) for w in where]))
+    return list(torch.split(logits_at(model, whole, wide), [int(w.sum()) for w in where]))
 
 
 def bare(model: Any) -> Any:
@@ -117,7 +119,8 @@ def bare(model: Any) -> Any:
 
 
 def _takes(model: Any) -> frozenset[str]:
-    return _parameters(type(bare(model)))
+    kind: type = type(bare(model))
+    return _parameters(kind)
 
 
 @functools.cache
