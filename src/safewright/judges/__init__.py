@@ -1,4 +1,4 @@
-"""Judges: does an answer have a quality? Rules, a rubric asked of any chat model, and classifiers.
+"""Judges: does an answer have a quality? Rules, a rubric asked of any chat model, classifiers, and coverage.
 
 Every judge takes a batch and gives as many judgements in the same order. What it cannot decide has a status,
 never a value.
@@ -6,6 +6,7 @@ never a value.
 
 from safewright.judges.agents import AgentsJudge
 from safewright.judges.classifier import LlamaGuardJudge, Qwen3GuardJudge
+from safewright.judges.coverage import CoverageJudge
 from safewright.judges.keyword import KeywordJudge, LegacyKeywordJudge
 from safewright.judges.model import JudgeModel, models_of
 from safewright.judges.resolve import JUDGE_ROLES, JUDGES, JudgeEntry, resolve
@@ -15,6 +16,7 @@ __all__ = [
     "JUDGES",
     "JUDGE_ROLES",
     "AgentsJudge",
+    "CoverageJudge",
     "JudgeEntry",
     "JudgeModel",
     "KeywordJudge",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from safewright.errors import BadInput, nearest
 from safewright.judges.agents import AgentsJudge
 from safewright.judges.classifier import LlamaGuardJudge, Qwen3GuardJudge
+from safewright.judges.coverage import CoverageJudge
 from safewright.judges.keyword import KeywordJudge, LegacyKeywordJudge
 from safewright.judges.rubric import RubricJudge
 from safewright.types import Judge
@@ -72,6 +73,16 @@ JUDGES: Mapping[str, JudgeEntry] = {
             AgentsJudge,
             {"form": str, "tries": int, "max_new_tokens": int, "store": str},
             ("risk", "context"),
+        ),
+        JudgeEntry(
+            "coverage",
+            ("forgotten", "retained"),
+            "unmeasured",
+            "Entities of the known answer that an answer covers: word for word, or as a chat model lists them.",
+            "optional",
+            CoverageJudge,
+            {"rule": str, "tries": int, "max_new_tokens": int, "store": str},
+            ("nli", "embedder"),
         ),
         JudgeEntry(
             "llama-guard",
