@@ -1,17 +1,19 @@
-"""A simple objective, a simple rule and small data for tests of the loop; run as a program, one training.
+"""A simple objective, a simple rule and small data for tests of the loop; as a program, trainings.
 
-As a program: ``python -m tests.training.simple JOB.json`` trains as the JSON says and writes history, world size
-and a digest of the weights to the file it names (main process only).
+As a program: ``python -m tests.training.simple JOBS.json`` does the trainings of the file, and the main process
+writes their histories, world size and digests of the weights beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,73 +167,85 @@ def train(job: dict[str, Any]) -> tuple[Any, History, Any, Any]:
     return model, history, objective, rule
 
 
-def main(file: str) -> None:
+def told_of(job: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What a training was like; weights and the rule's gradients go to ``file``."""
     import torch
-
-    job = json.loads(Path(file).read_text())
-    model, history, objective, rule = train(job)
     import torch.distributed as group
 
-    told = {
+    model, history, objective, rule = train(job)
+    if int(os.environ.get("RANK", "0")) == 0:
+        torch.save({"model": model.state_dict(), "seen": rule.seen if rule else []}, file)
+    return {
         "world": group.get_world_size() if group.is_initialized() else 1,
         "losses": history.losses,
         "digest": digest(model),
         "steps": objective.steps,
     }
+
+
+def main(file: str) -> None:
+    """Do the trainings of a file, one after another, and write what they were like beside it."""
+    plan = Path(file)
+    jobs = json.loads(plan.read_text())
+    told = {name: told_of(job, plan.with_suffix(f".{name}.pt")) for name, job in jobs.items()}
     if int(os.environ.get("RANK", "0")) == 0:
-        out = Path(job["out"])
-        torch.save({"model": model.state_dict(), "seen": rule.seen if rule else []}, out.with_suffix(".pt"))
-        out.with_suffix(".part").write_text(json.dumps(told))
-        out.with_suffix(".part").rename(out)
-    sys.stdout.flush()
+        plan.with_suffix(".part").write_text(json.dumps(told))
+        plan.with_suffix(".part").rename(plan.with_suffix(".out"))
 
 
-def in_process(job: dict[str, Any], file: Path, count: int = 1, *, killed: bool = False) -> dict[str, Any]:
-    """What a training in processes of its own wrote; ends only what it started.
+def two_processes(jobs: dict[str, dict[str, Any]], file: Path) -> dict[str, Any] | None:
+    """What trainings on two processes wrote, by name; None where they were killed. Ends only what it started.
 
     About one in six runs over gloo does not end by itself: the written result counts, not the exit.
     """
-    import time
+    import psutil
 
-    out = file.with_suffix(".out")
-    out.unlink(missing_ok=True)
-    file.write_text(json.dumps({**job, "out": str(out)}))
-    command = [sys.executable, "-m", "tests.training.simple", str(file)]
-    if count > 1:
-        command[1:1] = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    log = file.with_suffix(".log")
+    out, log = file.with_suffix(".out"), file.with_suffix(".log")
+    file.write_text(json.dumps(jobs))
+    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     with log.open("w") as said:
         process = subprocess.Popen(
-            command,
+            [sys.executable, *launched, "-m", "tests.training.simple", str(file)],
             stdout=said,
             stderr=said,
             cwd=Path(__file__).parents[2],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
         )
         try:
             end = time.monotonic() + 100
             while process.poll() is None and not out.exists() and time.monotonic() < end:
                 time.sleep(0.05)
-            if out.exists():
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:
-                    pass
         finally:
             if process.poll() is None:
-                import psutil
-
-                own = [process.pid, *(p.pid for p in psutil.Process(process.pid).children(recursive=True))]
-                for pid in own:
-                    os.kill(pid, signal.SIGKILL)
-                process.wait()
-    if killed:
-        assert not out.exists()
-        return {}
-    assert out.exists(), log.read_text()[-4000:]
+                own = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+                _, left = psutil.wait_procs(own, timeout=3 if out.exists() else 0)
+                for each in left:
+                    each.kill()
+            process.wait()
+    if not out.exists():
+        assert "SIGKILL" in log.read_text(), log.read_text()[-4000:]
+        return None
     found: dict[str, Any] = json.loads(out.read_text())
-    assert found["world"] == count
+    assert all(each["world"] == 2 for each in found.values())
+    return found
+
+
+def _alone(job: dict[str, Any], file: Path, told: Any) -> None:
+    told.put(told_of(job, file))
+
+
+def in_process(job: dict[str, Any], file: Path) -> dict[str, Any] | None:
+    """What a training in a process of its own was like; None where it was killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "transformers.trainer", "peft"])
+    told = context.SimpleQueue()
+    process = context.Process(target=_alone, args=(job, file, told))
+    process.start()
+    process.join(100)
+    if process.exitcode == -signal.SIGKILL:
+        return None
+    assert process.exitcode == 0
+    found: dict[str, Any] = told.get()
     return found
 
 
