@@ -81,7 +81,7 @@ def test_02_lexical_statistics() -> None:
 
 
 @given(st.lists(st.text(alphabet="abcdefg", min_size=1, max_size=4), min_size=2, max_size=30), st.randoms())
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)  # the first call imports nltk
 def test_02_order_and_repetition(drawn: list[str], random: object) -> None:
     words = list(
         dict.fromkeys(f"q{word}" for word in drawn)
