@@ -46,7 +46,7 @@ def estimate(
         elsewhere = ref.kind in ("served", "inspect")
         who = "the server decides how long it takes" if elsewhere else "already in memory"
         return Estimate(len(chats), prompt, len(chats) * new_tokens, 0, None, who)
-    parameters, saved = _weights(ref)
+    parameters, saved = saved_weights(ref)
     shape = _shape(ref)
     width = DTYPE_BYTES.get(ref.dtype, 0)
     weight_bytes = parameters * width if width else saved
@@ -80,7 +80,7 @@ def tokens(text: str) -> int:
     return wide + (len(text) - wide + 3) // 4
 
 
-def _weights(ref: ModelRef) -> tuple[int, int]:
+def saved_weights(ref: ModelRef) -> tuple[int, int]:
     """Parameters and bytes of a model's saved tensors, an adapter's with its base's."""
     parameters = size = 0
     folders = [local_folder(ref)]
