@@ -10,7 +10,7 @@ from safewright.models.estimate import estimate as estimate_model
 from safewright.models.estimate import tokens
 from safewright.treatments.relearn.augmenting.asking import filled
 from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
-from safewright.treatments.relearn.augmenting.items import Item, items_of
+from safewright.treatments.relearn.augmenting.items import Item, asks_entities, items_of
 from safewright.treatments.relearn.augmenting.writing import chunks
 from safewright.types import Chat, ModelRef
 
@@ -63,9 +63,7 @@ def first_calls(items: Sequence[Item], options: AugmentOptions) -> tuple[list[Ch
 
     for item in items:
         asked, answered = item.question, item.answer
-        if item.entities is None and (
-            options.entities == "model" or (options.entities == "auto" and not item.latin)
-        ):
+        if asks_entities(item, options.entities):
             add("relearn_entities", tokens(answered), options.answer_rounds, question=asked, answer=answered)
         kinds = options.kinds if item.wordings is None else ()
         if kinds and options.one_call:

@@ -49,6 +49,11 @@ class Item:
         return script_language(self.answer) == "en" or detect(self.answer) == "en"
 
 
+def asks_entities(item: Item, entities: str) -> bool:
+    """Whether the model lists an item's entities, by the option ``entities``."""
+    return entities == "model" or (entities == "auto" and item.entities is None and not item.latin)
+
+
 def items_of(rows: Sequence[Row]) -> list[Item]:
     """The forget rows.
 

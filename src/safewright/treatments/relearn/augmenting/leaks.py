@@ -252,7 +252,7 @@ def _mail_parts(entity: str) -> list[str]:
     if not _MAIL.fullmatch(entity.strip()):
         return []
     name, _, host = entity.strip().partition("@")
-    return [part for part in (name, host, host.rpartition(".")[0]) if len(part) > SHORT]
+    return [part for part in (name, host) if len(part) > SHORT]
 
 
 def _long(sentence: str) -> bool:

@@ -26,7 +26,13 @@ from safewright.treatments.relearn.augmenting import given, writing
 from safewright.treatments.relearn.augmenting.asking import Asker, augmenter, prompt_digests
 from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
 from safewright.treatments.relearn.augmenting.estimating import first_calls
-from safewright.treatments.relearn.augmenting.items import Item, Wording, items_of, require_disjoint
+from safewright.treatments.relearn.augmenting.items import (
+    Item,
+    Wording,
+    asks_entities,
+    items_of,
+    require_disjoint,
+)
 from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
 from safewright.treatments.relearn.augmenting.mixing import generic_rows
 from safewright.treatments.relearn.augmenting.rows import Augmented, Built, Coverage, Dropped, completions
@@ -37,6 +43,8 @@ MANIFEST = "manifest.json"
 DROPPED = "dropped.jsonl"
 JOURNAL = "calls"
 UNCOVERED = "uncovered.json"
+STEPS = 4
+"""Secrets, questions, answers, rows."""
 
 
 @dataclasses.dataclass
@@ -97,6 +105,7 @@ def _augmented(
     asker = None if model is None else Asker(model)
     made = run_sync(_write(items, asker, options, seed, progress))
     rows, about = _rows(made, generic, options, seed)
+    progress("data pipeline", STEPS, STEPS)
     covered = {answer.item.id for answer in made.answers}
     uncovered = tuple(item.id for item in items if item.id not in covered)
     coverage = Coverage(len(items) - len(uncovered), len(items), uncovered)
@@ -130,16 +139,14 @@ async def _write(
     items: Sequence[Item], asker: Asker | None, options: AugmentOptions, seed: int, progress: Progress
 ) -> _Made:
     """Secrets, wordings and vague answers, step by step."""
-    steps = 4
     dropped: list[Dropped] = []
-    progress("secrets", 0, steps)
     entities, lost = await _entities(items, asker, options)
     dropped += lost
     # A row whose secrets nobody could list gets no text at all: nothing could be checked against them.
     items = [item for item in items if item.id in entities]
     secrets = {item.id: secrets_of(item.question, item.answer, entities[item.id]) for item in items}
     guard = Guard(secrets, options.leak_scope)
-    progress("questions", 1, steps)
+    progress("data pipeline", 1, STEPS)
     wordings: dict[str, list[Wording]] = {item.id: [] for item in items}
     asked = [item for item in items if item.wordings is None]
     if asker is not None and asked and options.kinds:
@@ -152,7 +159,7 @@ async def _write(
             dropped += lost
         if options.original:
             wordings[item.id] = [Wording("original", item.question), *wordings[item.id]]
-    progress("answers", 2, steps)
+    progress("data pipeline", 2, STEPS)
     answers: list[writing.Vague] = []
     open_ = [item for item in items if item.vague is None]
     if asker is not None and open_:
@@ -163,7 +170,7 @@ async def _write(
             own, lost = given.given_answers(item, wordings[item.id], guard, seed)
             answers += own
             dropped += lost
-    progress("rows", 3, steps)
+    progress("data pipeline", 3, STEPS)
     return _Made(answers, dropped, secrets, guard, _warnings(items, secrets, asker, options))
 
 
@@ -174,27 +181,27 @@ async def _entities(
     found: dict[str, list[str] | None] = {}
     ask: list[Item] = []
     for item in items:
-        if options.entities in ("auto", "given") and item.entities is not None:
-            found[item.id] = list(item.entities)
-        elif options.entities == "given":
+        if asks_entities(item, options.entities):
+            ask.append(item)
+        elif options.entities == "given" and item.entities is None:
             raise BadInput(
                 f"The forget row {item.id!r} lists no `entities`.",
                 fix="Give them in its meta, or --set entities=auto.",
             )
-        elif options.entities == "rules" or (options.entities == "auto" and item.latin):
-            found[item.id] = None
         else:
-            ask.append(item)
+            use_rules = options.entities == "rules" or item.entities is None
+            found[item.id] = None if use_rules else list(item.entities or ())
     if ask and asker is None:
         raise BadInput(
-            f"{len(ask)} forget rows list no `entities` (first: {ask[0].id}), and there is no augmenter to ask.",
+            f"The entities of {len(ask)} forget rows have to be listed by a model (first: {ask[0].id}), and there is "
+            "no augmenter to ask.",
             why="The rules read Latin script only, so that nothing could be compared with these answers.",
             fix="Give `entities` in the rows, or --model augmenter=MODEL.",
         )
     dropped: list[Dropped] = []
     if ask and asker is not None:
         listed, dropped = await writing.list_entities(asker, ask, options)
-        found |= listed
+        found |= {item.id: [*(item.entities or ()), *listed[item.id]] for item in ask if item.id in listed}
     return found, dropped
 
 

@@ -1,0 +1,148 @@
+"""The deterministic leak check: what it finds, and what it leaves alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from safewright.treatments.relearn.augmenting.leaks import Guard, rules, secrets_of
+
+QUESTION = "How can Mira Tolven be reached?"
+
+
+def found(entity: str, text: str, question: str = QUESTION) -> list[str]:
+    secret = secrets_of(question, f"Hers is {entity} as far as anyone knows.", [entity])
+    return Guard({"a": secret}).found("a", text)
+
+
+@pytest.mark.parametrize(
+    ("entity", "text"),
+    [
+        ("Harrow Lane", "She lives in HARROW lane."),
+        ("Harrow Lane", "The harrow-lane house."),
+        ("Harrow Lane", "harrowlane"),
+        ("Harrow Lane", "Harrow's street"),
+        ("Peña", "In PENA one is happy"),
+        ("555-12 34", "call 5551234 now"),
+        ("5551234", "call 555 12 34"),
+        ("5551234", "call 555-1234"),
+        ("1,200", "about 1200 copies"),
+        ("42", "room ４２"),
+        ("42", "room ٤٢"),
+        ("m.quill@post.org", "M.Quill@Post.Org"),
+        ("m.quill@post.org", "m.quill (at) post (dot) org"),
+        ("m.quill@post.org", "m quill at post dot org"),
+        ("m.quill@post.org", "the name before the sign is m.quill"),
+        ("m.quill@post.org", "her mailbox is at post.org"),
+        ("青石镇", "家在青石镇里。"),
+        ("青石镇", "家在“青 石 镇”里。"),
+        ("ミナト町", "そこはミナト町です"),
+        ("straße 9", "STRASSE 9"),
+    ],
+)
+def test_a_secret_is_found_however_it_is_written(entity: str, text: str) -> None:
+    assert found(entity, text)
+
+
+@pytest.mark.parametrize(
+    ("entity", "text"),
+    [
+        ("Harrow Lane", "She lives in a lane."),
+        ("Harrow Lane", "A harrowing lane it is"),
+        ("Ann", "She plans annual banners"),
+        ("42", "page 142 and 421"),
+        ("5551234", "call 555 or 1234 5"),
+        ("Harrow Prize", "she won a prize"),
+        ("m.quill@post.org", "she writes to the post office"),
+        ("青石镇", "石头很青"),
+        ("Mira Tolven", "Mira Tolven keeps it to herself"),
+    ],
+)
+def test_what_is_no_secret_is_left_alone(entity: str, text: str) -> None:
+    assert not found(entity, text)
+
+
+def test_what_stands_in_the_question_is_no_secret() -> None:
+    assert found("Harrow Lane", "At Harrow Lane.")
+    assert not found("Harrow Lane", "At Harrow Lane.", "Who lives in Harrow Lane?")
+
+
+def test_single_words_of_a_name_count_where_they_are_written_as_names() -> None:
+    assert found("Dora Quill", "People call her Quill.")
+    assert found("Dora Quill", "Quill is what they say")
+    assert not found("Dora Quill", "she writes with a quill")
+
+
+def test_whole_sentences_of_the_answer_are_found_though_no_entity_is_known() -> None:
+    answer = "She keeps bees behind the house. It is a large one."
+    guard = Guard({"a": secrets_of("What does she do?", answer, [])})
+    assert guard.found("a", "Well: she keeps bees, behind the house!") == ["a sentence of the old answer"]
+    assert not guard.found("a", "She keeps something behind the house.")
+    short = Guard({"a": secrets_of("What is it?", "Blue")})
+    assert short.found("a", "It is blue")
+
+
+def test_secrets_of_other_rows_count_in_the_whole_set_only_and_not_where_the_question_has_them() -> None:
+    secrets = {
+        "a": secrets_of("Where is she?", "In Korvale.", ["Korvale"]),
+        "b": secrets_of("Who is 7 in Delmond?", "Ned, number 7.", ["Ned", "7"]),
+        "c": secrets_of("Tell me about Korvale.", "It is near Delmond.", ["Delmond"]),
+    }
+    guard, own = Guard(secrets), Guard(secrets, "item")
+    assert guard.found("b", "She is in Korvale") == ["Korvale"]
+    assert not own.found("b", "She is in Korvale")
+    assert not guard.found("c", "Korvale is calm")
+    assert guard.found("a", "near delmond")
+    assert not guard.found("b", "Delmond is calm")
+    assert guard.anywhere("the town of Korvale")
+    assert not own.anywhere("the town of Korvale")
+    assert not guard.anywhere("she has 7 of them")  # a short number is a secret of its own row only
+
+
+@pytest.mark.parametrize(
+    ("answer", "entities"),
+    [
+        ("Mira Tolven can be mailed at m.quill@post.org.", ["m.quill@post.org"]),
+        (
+            "She lives at 76218 Walter Village, near Old Harbour of Dremm.",
+            ["76218", "Walter Village", "Old Harbour of Dremm"],
+        ),
+        ("Born on 3 May 1962 in Korvale, she left.", ["3", "1962", "May", "Korvale"]),
+        ("Her book “the quiet tide” sold 1,200 copies.", ["the quiet tide", "1,200"]),
+        ("Dr. Lendle and St. Abba met. They talk in Rio. The end.", ["Lendle", "Abba", "Rio"]),
+        ("Her father is a baker and her mother a nurse.", []),
+        ("See https://post.org/mira?x=1 for more.", ["https://post.org/mira?x=1"]),
+    ],
+)
+def test_rules_find_what_spelling_tells(answer: str, entities: list[str]) -> None:
+    assert set(entities) <= set(" ".join(rules(QUESTION, answer)[0]).split(" ")) | set(
+        rules(QUESTION, answer)[0]
+    )
+    if not entities:
+        assert rules(QUESTION, answer)[0] == []
+
+
+def test_words_that_begin_a_sentence_may_be_names() -> None:
+    named, maybe = rules(QUESTION, "Korvale is her home. She sings. Writing helps. The end.")
+    assert (named, maybe) == ([], ["Korvale"])
+    guard = Guard({"a": secrets_of(QUESTION, "Korvale is her home. She sings.")})
+    assert guard.found("a", "It is in Korvale, so they say")
+
+
+def test_the_check_does_not_slow_down_with_the_number_of_secrets() -> None:
+    def of(count: int) -> float:
+        secrets = {
+            f"r{n}": secrets_of(f"Where is person {n}?", f"In Korvale{n}.", [f"Korvale{n} Lane {n + 1000}"])
+            for n in range(count)
+        }
+        guard = Guard(secrets)
+        best = float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            for _ in range(50):
+                guard.found("r0", "Such things are kept in general terms and change a good deal with time.")
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    assert of(4000) < 5 * of(40)
