@@ -92,7 +92,17 @@ def test_every_room_has_its_place() -> None:
 
 @pytest.mark.parametrize("room", ["measures", "treatments"])
 def test_methods_do_not_import_their_siblings(room: str) -> None:
-    shared = {"behaviour", "plan", "driver", "answering", "scoring", "journal", "overflow", "deriving"}
+    shared = {
+        "behaviour",
+        "plan",
+        "driver",
+        "answering",
+        "scoring",
+        "journal",
+        "overflow",
+        "deriving",
+        "rescoring",
+    }
     shared |= {"losses", "job", "editing", "blending", "sources", "placing"}
     folder = SOURCE / room
     if not folder.exists():

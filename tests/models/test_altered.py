@@ -11,7 +11,7 @@ from safewright.errors import BadInput
 from safewright.models import load, resolve
 from safewright.models.altered import Altered, matrices, round_groups, rounded
 from safewright.models.engine import Deferred, EngineOptions
-from safewright.types import Decoding
+from safewright.types import Decoding, ModelRef
 from tests import tiny
 
 HOW = Decoding(max_new_tokens=6)
@@ -98,11 +98,16 @@ def test_an_adapter_is_merged_into_the_copy(tiny_folder: Path) -> None:
 
 def test_a_model_elsewhere_cannot_be_changed(tiny_folder: Path) -> None:
     class Served:
+        ref = ModelRef("served", "http://127.0.0.1:1/v1#m", "declared:x")
+
+    class Closed:
         ref = resolve(tiny_folder)
         able = frozenset({"generate"})
 
     with pytest.raises(BadInput, match="not here"):
-        rounded(Served(), "int4").generate(CHATS, HOW)
+        rounded(Served(), "int4")
+    with pytest.raises(BadInput, match="does not hand them out"):
+        rounded(Closed(), "int4").generate(CHATS, HOW)
     with pytest.raises(BadInput, match="int3"):
         rounded(Served(), "int3")
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from safewright.cli import console, options, running
+from safewright.errors import BadInput
 from safewright.measures import MAX_UNSCORED
 from safewright.runs import to_json
+from safewright.types import Scorecard
 
 
 def measure(
     name: Annotated[str, typer.Argument(help="A measure; safewright list names them.")],
     model: Annotated[
-        str, typer.Argument(help="A model folder, adapter, hub id or http://host:port/v1#NAME.")
-    ],
+        str | None, typer.Argument(help="A model folder, adapter, hub id or http://host:port/v1#NAME.")
+    ] = None,
     data: Annotated[
         list[str], typer.Option("--data", metavar="[ROLE=]FILE", help="Rows, or a preset's name.")
     ] = [],  # noqa: B006 - typer copies it
@@ -36,6 +39,10 @@ def measure(
     dtype: options.Dtype = "auto",
     batch_size: options.BatchSize = None,
     timeout: options.Timeout = None,
+    rescore: Annotated[
+        Path | None,
+        typer.Option("--rescore", help="Score another program's stored records in the place of a model."),
+    ] = None,
     dry_run: options.DryRun = False,
     json: options.JsonOut = False,
 ) -> None:
@@ -50,6 +57,17 @@ def measure(
 
     entry = catalog.find(name, "measure")
     options.share(max_unscored, "--max-unscored")
+    if rescore is not None:
+        if model is not None or data or judge or model_role or limit is not None or dry_run:
+            raise BadInput(
+                "--rescore reads stored records, and asks no model.",
+                fix="Leave out the model, --data, --judge, --model-role, --limit and --dry-run.",
+            )
+        return _rescored(
+            name, rescore, options.method_options(set_, config), out, overwrite, max_unscored, json
+        )
+    if model is None:
+        raise BadInput(f"{name} was given no model.", fix=f"safewright measure {name} MODEL")
     further = (*entry.roles[1:], *(JUDGE_ROLES if entry.judges else ()))
     plan = plan_measure(
         name,
@@ -83,9 +101,29 @@ def measure(
         )
     cards = [(card, load_records(folder))]
     write_text(folder / "report.html", render_page(f"{name}: {model}", cards, command=command))
+    _show(name, card, folder, max_unscored, json)
+
+
+def _rescored(
+    name: str, file: Path, given: dict[str, Any], out: Path | None, overwrite: bool, bound: float, json: bool
+) -> None:
+    from safewright.compose.folders import load_records
+    from safewright.measures.rescoring import rescore
+    from safewright.report import render_page
+    from safewright.runs import write_text
+
+    command = running.command_line()
+    card, folder = rescore(name, file, config=given, run=out, overwrite=overwrite, notes={"command": command})
+    cards = [(card, load_records(folder))]
+    write_text(folder / "report.html", render_page(f"{name}: {file}", cards, command=command))
+    _show(name, card, folder, bound, json)
+
+
+def _show(name: str, card: Scorecard, folder: Path, bound: float, json: bool) -> None:
+    """Print a scorecard, and end with the exit code of its unscored share."""
     if json:
         console.result({**to_json(card), "folder": str(folder)})
     else:
         running.show_cards([card])
         print(f"page: {folder / 'report.html'}")
-    running.require_scored({name: (card, folder)}, max_unscored)
+    running.require_scored({name: (card, folder)}, bound)

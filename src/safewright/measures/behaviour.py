@@ -40,7 +40,7 @@ class Derived:
     Args:
         of: The role whose model it is.
         decoding: Options of decoding it is asked with, over everything else.
-        make: The model with changed weights, from the one in the role ``of`` and the run's folder; the same
+        make: The model with changed weights, from the one in the role ``of``, the run and its rows; the same
             model where None. Only a model that is run here can be changed.
         begun: Its conversations end in the opening of an answer (`safewright.models.chat.start`).
         goes_on: A model behind a wire is sent the opening as a turn of its own, too; otherwise at the end of
@@ -49,7 +49,7 @@ class Derived:
 
     of: str = "target"
     decoding: Mapping[str, Any] = field(default_factory=dict)
-    make: Callable[[Loaded, Run, Progress], Loaded] | None = None
+    make: Callable[[Loaded, Run, Sequence[Row], Progress], Loaded] | None = None
     begun: bool = False
     goes_on: bool = False
 

@@ -11,7 +11,7 @@ from safewright.models import Loaded
 from safewright.models.chat import folded
 from safewright.runs import Run
 from safewright.runs.progress import Progress
-from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
+from safewright.types import Chat, Decoding, Generation, ModelRef, Row, TokenScores
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +21,12 @@ OURS = ("hf", "adapter", "live")
 
 
 def all_models(
-    behaviour: Behaviour, models: Mapping[str, Loaded], run: Run, progress: Progress
+    behaviour: Behaviour, models: Mapping[str, Loaded], run: Run, rows: Sequence[Row], progress: Progress
 ) -> dict[str, Loaded]:
     """The models given, and those derived of them, by role; nothing is opened or changed yet."""
     found = dict(models)
     for role, how in behaviour.derived.items():
-        made = models[how.of] if how.make is None else how.make(models[how.of], run, progress)
+        made = models[how.of] if how.make is None else how.make(models[how.of], run, rows, progress)
         if how.begun:
             made = Begun(made, how)
         found[role] = made

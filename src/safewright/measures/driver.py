@@ -180,7 +180,8 @@ def _white_box(plan: MeasurePlan, run: Run, rows: Sequence[Row]) -> _Work:
 
 def _behaviour(plan: MeasurePlan, run: Run, progress: Progress) -> _Work:
     behaviour = plan.behaviour
-    models = all_models(behaviour, plan.models, run, progress)
+    rows = plan.data.rows if plan.data else ()
+    models = all_models(behaviour, plan.models, run, rows, progress)
     answers = Answers(run, behaviour, plan.questions, models, seed=plan.seed, progress=progress)
     with Scoring(run, behaviour, plan.judge, answers, progress) as scoring:
         answers.ask(scoring.arrived)

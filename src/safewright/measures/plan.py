@@ -145,7 +145,7 @@ def plan_measure(
     own, judges = _split(entry, models)
     by_role = _models(entry, own, how)
     ours = tuple(role for role, model in by_role.items() if model is not _given(own, role))
-    decides = _judge(entry, judge, judges, how)
+    decides = _judge(entry, judge, judges, how, getattr(options, "default_judge", entry.judge))
     check_self_judge(entry, options, by_role, decides)
     check_judge = getattr(options, "check_judge", None)
     if decides is not None and check_judge is not None:
@@ -393,7 +393,11 @@ def _part(options: Any, data: Any, role: str, *, limit: int | None, seed: int) -
 
 
 def _judge(
-    entry: catalog.Entry, judge: Judge | str | None, models: Mapping[str, Any], how: EngineOptions
+    entry: catalog.Entry,
+    judge: Judge | str | None,
+    models: Mapping[str, Any],
+    how: EngineOptions,
+    default: str,
 ) -> Judge | None:
     if entry.judges is None:
         if judge is not None:
@@ -403,7 +407,7 @@ def _judge(
     from safewright.judges import resolve as resolve_judge
 
     if judge is None or isinstance(judge, str):
-        found = resolve_judge(judge or entry.judge, models)
+        found = resolve_judge(judge or default, models)
         for model in models_of(found):
             model.at_once, model.timeout = how.batch_size, how.timeout
     elif models:

@@ -27,6 +27,11 @@ BITS: Mapping[str, int] = {"int8": 8, "int4": 4}
 ROUNDINGS = ("int8", "int4", "bf16")
 """Changes that `rounded` makes."""
 
+HERE = ("hf", "adapter", "live")
+"""Kinds of models that are run here."""
+
+_GIVE_FOLDER = "Give the model's folder, or leave out the attacks on weights (int8, int4, bf16, relearn)."
+
 Change = Callable[[Any, Any], tuple[Any, Mapping[str, Any]]]
 """From a copy of a model and its tokenizer to the changed model, and facts for the scorecard."""
 
@@ -39,9 +44,17 @@ class Altered:
         alteration: All that decides the change, in plain JSON; with the digest of ``base`` it makes the digest.
         change: Makes it, on a copy.
         name: How it is called where models are named.
+
+    Raises:
+        BadInput: The model runs elsewhere.
     """
 
     def __init__(self, base: Loaded, alteration: Mapping[str, Any], change: Change, name: str) -> None:
+        if base.ref.kind not in HERE:
+            raise BadInput(
+                f"The weights of {base.ref.where} cannot be changed ({name}): they are not here.",
+                fix=_GIVE_FOLDER,
+            )
         self._base, self._change, self._alteration = base, change, dict(alteration)
         self._made: HfModel | None = None
         self._facts: dict[str, Any] = {}
@@ -66,12 +79,13 @@ class Altered:
             model = getattr(source, "model", None)
             if "weights" not in source.able or model is None:
                 raise BadInput(
-                    f"The weights of {self.ref.where} cannot be changed: they are not here.",
-                    fix="Give the model's folder, or leave out the attacks on weights (int8, int4, bf16, relearn).",
+                    f"The weights of {self.ref.where} cannot be changed: its engine does not hand them out.",
+                    fix=_GIVE_FOLDER,
                 )
             changed, facts = self._change(merged_copy(model), source.tokenizer)
             self._facts = {**self._alteration, **facts}
-            self._made = HfModel(changed.eval(), source.tokenizer, self.ref, source.batch_size)
+            ref = dataclasses.replace(self.ref, dtype=source.ref.dtype)
+            self._made = HfModel(changed.eval(), source.tokenizer, ref, source.batch_size)
         return self._made
 
     @property
