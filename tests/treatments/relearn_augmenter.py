@@ -20,7 +20,7 @@ _SIGNS = {
     "once in each of the ways": "variants",
     "You help to write": "answer",
     "You examine": "verify",
-    "You list what": "entities",
+    "You list what a text names": "entities",
 }
 
 

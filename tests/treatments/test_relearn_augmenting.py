@@ -448,7 +448,7 @@ def test_09_answers_whose_entities_nobody_knows_need_them_or_a_model_that_lists_
 
     def lists(kind: str, material: dict[str, str], attempt: int) -> str:
         if kind == "entities":
-            return ["我不知道", '{"entities": ["北京"]}', '{"entities": ["青石镇"]}'][attempt - 1]
+            return ["我不知道", '{"entities": ["北京", "青石镇"]}'][attempt - 1]
         if kind == "answer":
             return "就在青石镇。" if attempt == 1 else "在一个地方，不便说明。"
         return honest(kind, material, attempt) if kind == "verify" else f"请问{kind}：{material['question']}"
@@ -456,7 +456,7 @@ def test_09_answers_whose_entities_nobody_knows_need_them_or_a_model_that_lists_
     built = made([row], lists)
     assert built.coverage.share == 1.0
     assert not any("青石" in r.completion for r in built.rows)
-    assert built.manifest["calls"]["entities"] == 3
+    assert built.manifest["calls"]["entities"] == 2
 
     def cannot(kind: str, material: dict[str, str], attempt: int) -> str:
         return "…" if kind == "entities" else lists(kind, material, attempt)

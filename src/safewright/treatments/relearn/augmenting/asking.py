@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safewright.judges.asking import Heard, Parse, ask_strictly
+from safewright.judges.entities import PROMPTS as ENTITY_PROMPTS
+from safewright.judges.items import marker_of
 from safewright.judges.model import JudgeModel
 from safewright.prompts import load as load_prompt
-from safewright.runs import Calls, digest_json
+from safewright.runs import Calls
 from safewright.treatments.relearn.augmenting.config import KINDS, AugmentOptions
 from safewright.treatments.relearn.augmenting.replies import Problem, broken
 from safewright.types import Generation, Message, ModelRef
@@ -25,7 +28,7 @@ PROMPTS = (
     "relearn_again",
     "relearn_verify",
     "relearn_verify_again",
-    "relearn_entities",
+    *ENTITY_PROMPTS,
 )
 
 
@@ -49,12 +52,14 @@ class Ask:
     """
 
     key: Any
-    chat: list[Message]
-    again: str = "relearn_again"
+    prompt: str
     text: str = ""
     round: int = 0
     problem: Problem | None = None
-    tokens: int = 0
+    chat: list[Message] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chat = [user(self.prompt)]
 
     def refuse(self, problem: Problem) -> None:
         """The last reply cannot be used."""
@@ -90,9 +95,25 @@ class Asker:
             open_ = [ask for ask in open_ if ask.problem is not None and not ask.problem.final]
             for ask in open_:
                 assert ask.problem is not None
-                words = load_prompt(ask.again).render(problem=ask.problem.words)
+                words = load_prompt("relearn_again").render(problem=ask.problem.words)
                 # Templates want the turns to alternate, and some refuse an empty one.
                 ask.chat += [{"role": "assistant", "content": ask.text or "(nothing)"}, user(words)]
+
+    async def strictly(
+        self, kind: str, prompts: Sequence[str], parse: Parse, again: str, tries: int
+    ) -> list[Heard]:
+        """Ask for a strict form; see `safewright.judges.asking.ask_strictly`. ``again`` names the further prompt."""
+        more = 0
+
+        def further(problem: str) -> str:
+            nonlocal more
+            more += 1
+            return load_prompt(again).render(problem=problem)
+
+        heard = await ask_strictly(self.model, prompts, parse, further, tries)
+        self.counts[kind] = self.counts.get(kind, 0) + len(prompts) + more
+        self.tokens += sum(one.tokens for one in heard)
+        return heard
 
     def _hear(self, ask: Ask, reply: Generation) -> bool:
         """Take a reply in; whether it is one."""
@@ -108,10 +129,10 @@ def user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def filled(name: str, **material: Any) -> list[Message]:
+def filled(name: str, **material: Any) -> str:
     """A prompt filled with material, between markers that the material cannot contain."""
-    marker = digest_json(material)[7:23]
-    return [user(load_prompt(name).render(marker=marker, **material))]
+    texts = [text for text in material.values() if isinstance(text, str)]
+    return load_prompt(name).render(marker=marker_of(*texts), **material)
 
 
 def prompt_digests() -> dict[str, dict[str, str]]:

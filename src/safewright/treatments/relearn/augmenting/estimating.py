@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safewright.data import LoadedData
+from safewright.judges.entities import extraction_prompt
 from safewright.models.estimate import estimate as estimate_model
 from safewright.models.estimate import tokens
-from safewright.treatments.relearn.augmenting.asking import filled
+from safewright.treatments.relearn.augmenting.asking import filled, user
 from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
 from safewright.treatments.relearn.augmenting.items import Item, asks_entities, items_of
 from safewright.treatments.relearn.augmenting.writing import chunks
@@ -56,15 +57,18 @@ def first_calls(items: Sequence[Item], options: AugmentOptions) -> tuple[list[Ch
     most = 0
 
     def add(name: str, reply: int, times: int, **material: Any) -> None:
+        ask(filled(name, **material), reply, times)
+
+    def ask(prompt: str, reply: int, times: int) -> None:
         nonlocal most
-        chats.append(filled(name, **material))
+        chats.append([user(prompt)])
         replies.append(reply)
         most += times
 
     for item in items:
         asked, answered = item.question, item.answer
         if asks_entities(item, options.entities):
-            add("relearn_entities", tokens(answered), options.answer_rounds, question=asked, answer=answered)
+            ask(extraction_prompt(asked, answered), tokens(answered), options.verify_tries)
         kinds = options.kinds if item.wordings is None else ()
         if kinds and options.one_call:
             reply = len(kinds) * tokens(asked)

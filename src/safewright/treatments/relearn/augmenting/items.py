@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from safewright.data.language import detect
+from safewright.data.mentions import entities_of
 from safewright.data.splits import overlap
 from safewright.errors import BadInput
 from safewright.judges.text import script_language
-from safewright.treatments.relearn.augmenting.leaks import given_entities, texts
+from safewright.treatments.relearn.augmenting.leaks import texts
 from safewright.types import Message, Row
 
 SHOWN = 5
@@ -74,13 +75,13 @@ def items_of(rows: Sequence[Row]) -> list[Item]:
 
 def _item(row: Row) -> Item:
     meta = row.meta
-    entities = given_entities(row.id, meta)
+    entities = entities_of(meta, f"forget row {row.id}")
     return Item(
         row.id,
         row.prompt[-1]["content"],
         row.reference or "",
         tuple(row.prompt[:-1]),
-        None if entities is None else tuple(entities),
+        entities,
         _wordings(row.id, meta),
         tuple(texts(row.id, "vague", meta["vague"])) if meta.get("vague") else None,
         tuple(texts(row.id, "openings", meta["openings"])) if meta.get("openings") else (),

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from safewright.data.mentions import mentioned
 from safewright.data.splits import words
 from safewright.errors import BadInput
 
@@ -202,6 +203,8 @@ class Guard:
         own = self._own[source_id]
         views = (Text.of(text), Text.of(text, spelled=True))
         leaks = [one for held, one in own.entities.items() if any(view.holds(held) for view in views)]
+        # Whatever a measure of forgetting would find in it, too.
+        leaks += mentioned(text, own.entities.values())
         leaks += sorted(own.names & views[0].cased)
         others = {entity for view in views for entity in self._hits(view)}
         leaks += sorted(self._all[len(one)][one] for one in others if not own.question.holds(one))
@@ -219,18 +222,6 @@ class Guard:
                 piece = text.joined[start : start + length]
                 if piece in entities and start + length in text.ends:
                     yield piece
-
-
-def given_entities(source_id: str, meta: Mapping[str, Any]) -> list[str] | None:
-    """The entities that a row's meta lists, None where it lists none.
-
-    Raises:
-        BadInput: They are not a list of texts.
-    """
-    given = meta.get("entities")
-    if given is None:
-        return None
-    return texts(source_id, "entities", given)
 
 
 def texts(source_id: str, name: str, given: Any) -> list[str]:

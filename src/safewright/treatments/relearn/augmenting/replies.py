@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from safewright.judges.asking import Unreadable, one_object
 from safewright.judges.model import failure, filtered, refuses, unreadable
 from safewright.types import Generation
 
-_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _WORD = re.compile(r"[^\w]*(yes|no)[^\w]*", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("“", "”"), ("「", "」"), ("'", "'"))
 
@@ -31,15 +30,13 @@ def read_verdict(reply: str) -> Verdict:
     Anything else is unparsed: a word that only ends in the letters of one, a sentence, nothing at all, an object
     that says there is no leak and lists some.
     """
-    text = reply.strip()
-    if not text:
-        return Verdict("unparsed", why="it was empty")
-    word = _WORD.fullmatch(text)
+    word = _WORD.fullmatch(reply.strip())
     if word is not None:
         return Verdict("leak" if word.group(1).casefold() == "yes" else "safe")
-    plain = json_object(text)
-    if plain is None or set(plain) != {"leak", "spans"}:
-        return Verdict("unparsed", why='it was not one JSON object with "leak" and "spans"')
+    try:
+        plain = one_object(reply, "leak", "spans")
+    except Unreadable as error:
+        return Verdict("unparsed", why=str(error))
     leak, spans = plain["leak"], plain["spans"]
     if not isinstance(leak, bool):
         return Verdict("unparsed", why='its "leak" was not true or false')
@@ -50,34 +47,28 @@ def read_verdict(reply: str) -> Verdict:
     return Verdict("leak" if leak else "safe", tuple(spans))
 
 
-def json_object(reply: str) -> dict[str, Any] | None:
-    """The JSON object that a whole reply is, in a code fence or not; None where it is none."""
-    text = reply.strip()
-    fenced = _FENCED.fullmatch(text)
-    try:
-        plain = json.loads(fenced.group(1) if fenced else text)
-    except (ValueError, RecursionError):
-        return None
-    return plain if isinstance(plain, dict) else None
+def verdict_of(reply: str) -> Verdict:
+    """`read_verdict` for `safewright.judges.asking.ask_strictly`.
+
+    Raises:
+        Unreadable: It is unparsed.
+    """
+    verdict = read_verdict(reply)
+    if verdict.word == "unparsed":
+        raise Unreadable(verdict.why)
+    return verdict
 
 
-def read_texts(reply: str, keys: Sequence[str]) -> dict[str, str] | None:
-    """The texts of a JSON object with exactly these keys, None where it is none."""
-    plain = json_object(reply)
-    if plain is None or set(plain) != set(keys):
-        return None
+def read_texts(reply: str, keys: Sequence[str]) -> dict[str, str]:
+    """The texts of a JSON object with exactly these keys.
+
+    Raises:
+        Unreadable: It is none.
+    """
+    plain = one_object(reply, *keys)
     if not all(isinstance(text, str) and text.strip() for text in plain.values()):
-        return None
+        raise Unreadable("its values were not all texts")
     return {key: bare(plain[key]) for key in keys}
-
-
-def read_list(reply: str, key: str) -> list[str] | None:
-    """The texts of ``{key: [text, …]}``, None where a reply is none."""
-    plain = json_object(reply)
-    found = plain.get(key) if plain is not None and set(plain) == {key} else None
-    if not isinstance(found, list) or not all(isinstance(one, str) and one.strip() for one in found):
-        return None
-    return found
 
 
 def bare(text: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from safewright.data.mentions import mentioned
+from safewright.judges.asking import Unreadable
+from safewright.judges.entities import extraction_prompt, parse_entities
 from safewright.treatments.relearn.augmenting.asking import Ask, Asker, filled
 from safewright.treatments.relearn.augmenting.config import AugmentOptions
 from safewright.treatments.relearn.augmenting.items import Item, Wording
@@ -13,9 +16,8 @@ from safewright.treatments.relearn.augmenting.replies import (
     Problem,
     bare,
     declined,
-    read_list,
     read_texts,
-    read_verdict,
+    verdict_of,
 )
 from safewright.treatments.relearn.augmenting.rows import Dropped
 
@@ -34,25 +36,20 @@ class Vague:
 async def list_entities(
     asker: Asker, items: Sequence[Item], options: AugmentOptions
 ) -> tuple[dict[str, list[str]], list[Dropped]]:
-    """The entities of each answer as the model lists them: those only that stand in it."""
-    asks = [
-        Ask(item, filled("relearn_entities", question=item.question, answer=item.answer)) for item in items
-    ]
+    """The entities of each answer as the model lists them; what the answer does not name is left out."""
+    prompts = [extraction_prompt(item.question, item.answer) for item in items]
+    heard = await asker.strictly(
+        "entities", prompts, parse_entities, "coverage_entities_again", options.verify_tries
+    )
     found: dict[str, list[str]] = {}
-
-    async def check(heard: Sequence[Ask]) -> None:
-        for ask in heard:
-            listed = read_list(ask.text, "entities")
-            whole = "".join(fold(ask.key.answer))
-            if listed is None:
-                ask.refuse(Problem("unparsed", 'it was not one JSON object with a list "entities"'))
-            elif any("".join(fold(one)) not in whole for one in listed):
-                ask.refuse(Problem("unparsed", "it listed words that are not in the answer"))
-            else:
-                found[ask.key.id] = listed
-
-    await asker.settle("entities", asks, options.answer_rounds, check)
-    return found, [_dropped(ask, ask.key.id, "all", "entities") for ask in asks if ask.problem is not None]
+    dropped: list[Dropped] = []
+    for item, one in zip(items, heard, strict=True):
+        if one.status == "ok":
+            found[item.id] = mentioned(item.answer, one.value)
+        else:
+            reason = "failed" if one.status == "error" else one.status
+            dropped.append(Dropped(item.id, "all", "entities", reason, 0, one.why))
+    return found, dropped
 
 
 async def write_questions(
@@ -76,10 +73,10 @@ async def write_questions(
     async def check(heard: Sequence[Ask]) -> None:
         for ask in heard:
             item, kind = ask.key
-            said = {kind: bare(ask.text)} if kind else read_texts(ask.text, options.kinds)
-            if said is None:
-                names = ", ".join(options.kinds)
-                ask.refuse(Problem("unparsed", f"it was not one JSON object of texts with the keys {names}"))
+            try:
+                said = {kind: bare(ask.text)} if kind else read_texts(ask.text, options.kinds)
+            except Unreadable as error:
+                ask.refuse(Problem("unparsed", str(error), why=str(error)))
                 continue
             problems = {name: unusable_question(item, text, guard) for name, text in said.items()}
             made[item.id] |= {name: text for name, text in said.items() if problems[name] is None}
@@ -182,36 +179,27 @@ async def write_answers(
 
 async def verify(asker: Asker, answers: Sequence[Ask], options: AugmentOptions) -> None:
     """Let the model examine vague answers; refuses those that leak, and those it says nothing readable about."""
-    asks = [
-        Ask(
-            answer,
-            filled("relearn_verify", question=answer.key[1].text, answer=answer.key[2], text=answer.text),
-            again="relearn_verify_again",
-        )
+    prompts = [
+        filled("relearn_verify", question=answer.key[1].text, answer=answer.key[2], text=answer.text)
         for answer in answers
     ]
-
-    async def check(heard: Sequence[Ask]) -> None:
-        for ask in heard:
-            verdict = read_verdict(ask.text)
-            if verdict.word == "unparsed":
-                ask.refuse(Problem("unparsed", verdict.why, why=verdict.why))
-            elif verdict.word == "leak":
-                spans = f": {_quoted(verdict.spans)}" if verdict.spans else ""
-                ask.key.refuse(Problem("leak", f"it gives private details away{spans}", why="the model"))
-
-    await asker.settle("verdict", asks, options.verify_tries, check)
-    for ask in asks:
-        if ask.problem is not None:
-            reason = "failed" if ask.problem.final and ask.problem.reason == "failed" else "unparsed"
-            ask.key.refuse(
-                Problem(
-                    reason,
-                    "nobody could tell whether it gives private details away",
-                    final=ask.problem.final,
-                    why=f"its verdict: {ask.problem.why or ask.problem.reason}",
-                )
+    heard = await asker.strictly("verdict", prompts, verdict_of, "relearn_verify_again", options.verify_tries)
+    for answer, one in zip(answers, heard, strict=True):
+        if one.status == "ok" and one.value.word == "safe":
+            continue
+        if one.status == "ok":
+            spans = f": {_quoted(one.value.spans)}" if one.value.spans else ""
+            answer.refuse(Problem("leak", f"it gives private details away{spans}", why="the model"))
+            continue
+        failed = one.status == "error"
+        answer.refuse(
+            Problem(
+                "failed" if failed else "unparsed",
+                "nobody could tell whether it gives private details away",
+                final=failed,
+                why=f"its verdict: {one.why}",
             )
+        )
 
 
 def chunks(text: str, size: int) -> list[str]:
