@@ -79,6 +79,7 @@ class Entry:
     extra: str = "models"
     role_needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rescore: Callable[..., Any] | None = None
+    launches: bool = False
 
     @property
     def data_roles(self) -> tuple[str, ...]:
@@ -187,6 +188,7 @@ def treatment(
     stages: Mapping[str, Stage] | None = None,
     estimate: Callable[..., dict[str, float]] | None = None,
     extra: str = "models",
+    launches: bool = False,
 ) -> Callable[[Function], Function]:
     """Enter a treatment into the catalog: ``(job: safewright.treatments.Job) -> safewright.treatments.Made``.
 
@@ -204,6 +206,7 @@ def treatment(
         estimate: ``(models, data, config, workers) -> {"disk_bytes", "memory_bytes", "seconds"}`` of the
             whole, before it starts.
         extra: The extra of this package that brings what it needs.
+        launches: Whether it trains by `safewright.training`, and so may run on several processes at once.
     """
 
     def enter(function: Function) -> Function:
@@ -225,6 +228,7 @@ def treatment(
                 stages=dict(stages or {}),
                 estimate=estimate,
                 extra=extra,
+                launches=launches,
             )
         )
         return function
