@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from safewright.errors import BadInput
 from safewright.measures.behaviour import answer_status
 from safewright.measures.memorisation import core
 from safewright.measures.memorisation.asking import ANSWER, FIRST_WRONG, Facts, Heard, wrong_of
@@ -148,13 +149,25 @@ def _of_text(row: Row, said: Generation | None) -> dict[str, Found]:
 
 
 def _choice(row: Row, heard: Heard) -> Found:
-    """1 where the right letter has a higher log-probability than every other."""
-    right = heard.facts["target", row.id, ANSWER]
-    others = [heard.facts["target", row.id, FIRST_WRONG + i] for i in range(len(wrong_of(row)))]
-    losses = [facts.loss for facts in (right, *others)]
-    known = [loss for loss in losses if loss is not None]
-    if len(known) < len(losses):
+    """1 where the right letter has a higher log-probability than every other.
+
+    Raises:
+        BadInput: The tokenizer writes two of the letters alike.
+    """
+    keys = [
+        ("target", row.id, ANSWER),
+        *(("target", row.id, FIRST_WRONG + i) for i in range(len(wrong_of(row)))),
+    ]
+    facts = [heard.facts[key] for key in keys]
+    known = [found.loss for found in facts if found.loss is not None]
+    if len(known) < len(facts):
         return None, "no_answer", NO_TOKENS
+    if len({found.ids for found in facts}) < len(facts):
+        raise BadInput(
+            f"The model's tokenizer writes two of the letters of {row.id} alike.",
+            why="Which choice it prefers cannot be told.",
+            fix="Leave out --data choices= for this model.",
+        )
     return float(known[0] < min(known[1:])), "ok", ""
 
 
