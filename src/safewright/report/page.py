@@ -15,6 +15,7 @@ from safewright.report import examples as examples_
 from safewright.report import svg, text, view
 from safewright.report.differences import ComparisonView, comparison_view
 from safewright.report.heat import heat_figure
+from safewright.report.layers import token_figures
 from safewright.report.lines import Breakdown, Line
 from safewright.report.svg import Figure
 from safewright.report.view import Group, ModelRow, Taken
@@ -74,6 +75,11 @@ def render_page(
                 *figures,
                 *(heat_figure(found, several=page.several) for found in page.maps),
                 *_curves(cards, names),
+                *(
+                    figure
+                    for (card, records), name in zip(cards, names, strict=True)
+                    for figure in token_figures(card, records, name, several=page.several)
+                ),
             ),
             part_strip=_part_strip,
             part_axis=lambda part: svg.axis(_part_scale(part), part.unit),
@@ -181,13 +187,19 @@ def _drawn(line: Line, said: str, unit: str, scale: svg.Scale) -> Markup:
 
 
 def _curves(cards: Sequence[Taken], names: Sequence[str]) -> list[Figure]:
-    """One drawing per curve name, with every model that has it."""
+    """One drawing per curve name, with every model that has it.
+
+    What follows a slash in a curve's name labels it within the drawing of the name before.
+    """
     found: dict[tuple[str, str], list[tuple[str, Curve]]] = {}
     rates: set[tuple[str, str]] = set()
+    several = len(set(names)) > 1
     for (card, _), name in zip(cards, names, strict=True):
         rates |= {(card.measure, reading.name) for reading in card.readings if reading.unit == "rate"}
         for curve in card.curves:
-            found.setdefault((card.measure, curve.name), []).append((text.one_line(name), curve))
+            head, _, part = curve.name.partition("/")
+            label = " · ".join(said for said in (name if several or not part else "", part) if said)
+            found.setdefault((card.measure, head), []).append((text.one_line(label), curve))
     figures = []
     for (measure, name), curves in found.items():
         # A curve names no unit: it is a rate where the scorecard has a rate of that name, or of the name
