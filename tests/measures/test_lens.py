@@ -90,9 +90,7 @@ def test_masses_are_those_of_both_models(both: Path, tiny_folder: Path, before_f
         before.append(masses(before_folder, row)[1])
         assert record["meta"]["before"]["top5_mass"] == pytest.approx(before[-1], abs=1e-5)
         kl = [layer["kl"] for layer in record["meta"]["layers"]["target"]]
-        assert record["scores"]["kl_step"] == pytest.approx(
-            max(a - b for a, b in itertools.pairwise(kl))
-        )
+        assert record["scores"]["kl_step"] == pytest.approx(max(a - b for a, b in itertools.pairwise(kl)))
     assert names["top5_mass"]["value"] == pytest.approx(np.mean(after), abs=1e-5)
     assert names["top5_mass/model/before"]["value"] == pytest.approx(np.mean(before), abs=1e-5)
     assert names["top5_mass_change"]["value"] == pytest.approx(np.mean(after) - np.mean(before), abs=1e-5)
