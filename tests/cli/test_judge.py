@@ -113,3 +113,44 @@ def test_labels_that_do_not_fit_are_named(labels: Path, rows: Path, tmp_path: Pa
 def test_the_verb_has_help(capsys: Any) -> None:
     assert run(["judge", "--help"]) == 0
     assert "audit" in capsys.readouterr().out
+
+
+def test_forgetting_is_audited_through_the_command_line(tmp_path: Path, capsys: Any) -> None:
+    for role, count in (("forget", 6), ("retain", 4)):
+        lines = [
+            {"id": str(i), "text": f"Where is zorb {i}?", "labels": f"In plon{i}.", "entities": [f"plon{i}"]}
+            for i in range(count)
+        ]
+        (tmp_path / f"{role}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines = [
+        {"id": f"{role}/{i}", "about": about, "human": human, "response": response.format(i)}
+        for role, about, i, human, response in (
+            ("forget", "forgotten", 0, 1, "Somewhere."),
+            ("forget", "forgotten", 1, 0, "In PLON{0}."),
+            ("forget", "forgotten", 2, 0, "At the mouth of the second river."),
+            ("retain", "retained", 0, 1, "In plon{0}."),
+            ("retain", "retained", 1, 0, "Nowhere."),
+        )
+    ]
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["judge", "audit", str(tmp_path / "labels.jsonl"), "--judge", "coverage"]
+    command += [
+        "--data",
+        f"forget={tmp_path / 'forget.jsonl'}",
+        "--data",
+        f"retain={tmp_path / 'retain.jsonl'}",
+    ]
+    assert run([*command, "--out", str(tmp_path / "run")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "called 1 of 1 forgotten answers so, and 1 of 2 others" in said
+    assert "called 1 of 1 retained answers so, and 0 of 1 others" in said
+    assert "only 1 not retained answers" in said
+    assert "unsafe" not in said
+    found = load_audit(tmp_path / "run")
+    assert found.quality(about="forgotten").specificity == 0.5
+    # The role is part of the ids: without it they are not those of the data.
+    alone = [*command[:5], "--data", str(tmp_path / "forget.jsonl"), "--out", str(tmp_path / "other")]
+    assert run(alone) == 2
+    assert "5 ids of" in capsys.readouterr().err
+    assert run([*command, "--data", "forgot=x.jsonl", "--out", str(tmp_path / "other")]) == 2
+    assert "Did you mean 'forget'" in capsys.readouterr().err

@@ -18,7 +18,8 @@ from safewright.data import load_data
 from safewright.data.longsafety import SAFETY_TYPES, TASK_TYPES
 from safewright.errors import BadInput
 from safewright.judges import AgentsJudge
-from safewright.judges.audit import audit_judge, load_labels
+from safewright.judges.audit import audit_judge
+from safewright.judges.labels import load_labels
 from safewright.measures import measure_model, plan_measure
 from safewright.measures.longsafety import LongSafetyConfig, contexts
 from safewright.measures.longsafety.analysis import summarise

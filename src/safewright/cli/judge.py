@@ -15,8 +15,13 @@ from safewright.measures import MAX_UNSCORED
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from safewright.data import LoadedData
     from safewright.judges.audit import Figures, JudgeAudit
+    from safewright.judges.labels import Labels
     from safewright.types import Judge
+
+AUDITED = ("forget", "retain")
+"""Roles of rows whose answers can be labelled for forgetting and retaining, as `forgetting` takes them."""
 
 app = typer.Typer(help="Judges: compare one with people, or judge again.", no_args_is_help=True)
 
@@ -29,9 +34,14 @@ def judge() -> None:
 @app.command()
 def audit(
     labels: Annotated[
-        Path, typer.Argument(help="Labelled answers: id, position, response, human (1 unsafe, 0 safe).")
+        Path, typer.Argument(help="Labelled answers: id, response, human (1 or 0), and position or about.")
     ],
-    data: Annotated[str, typer.Option("--data", metavar="FILE", help="The rows whose ids the labels name.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", metavar="[ROLE=]FILE", help="The rows whose ids the labels name; with ROLE, as ROLE/ID."
+        ),
+    ],
     judge: Annotated[
         str | None, typer.Option("--judge", help="A judge; with --model-role alone: agents.")
     ] = None,
@@ -49,9 +59,9 @@ def audit(
     json: options.JsonOut = False,
 ) -> None:
     """Put labelled answers before a judge, and count how often it agrees with people."""
-    from safewright.data import load_data
     from safewright.judges import models_of
-    from safewright.judges.audit import FILE, audit_judge, load_labels
+    from safewright.judges.audit import FILE, audit_judge
+    from safewright.judges.labels import load_labels
     from safewright.runs import to_json
 
     options.share(max_unscored, "--max-unscored")
@@ -59,7 +69,7 @@ def audit(
     for model in models_of(chosen):
         model.at_once, model.timeout = batch_size, timeout
     given = load_labels(labels)
-    rows = load_data(data, "long_context")
+    rows = _rows(data, given)
     with console.progress() as progress:
         found, folder = audit_judge(
             chosen,
@@ -128,6 +138,21 @@ def run(
     running.require_scored({card.measure: (card, folder)}, max_unscored)
 
 
+def _rows(data: list[str], labels: Labels) -> LoadedData:
+    """The rows of ``--data``: with contexts where harm is labelled, with references where forgetting is."""
+    from safewright.data import load_data
+    from safewright.data.roles import merged
+
+    if "harmful" in labels.qualities:
+        if len(data) > 1:
+            raise BadInput("--data is given twice.", fix="Give the one file that the labels are about.")
+        return load_data(data[0], "long_context")
+    if len(data) == 1 and ("=" not in data[0] or Path(data[0]).exists()):
+        return load_data(data[0], "labelled")
+    parts = options.by_role(data, "--data", AUDITED)
+    return merged({role: load_data(file, role) for role, file in parts.items()})
+
+
 def _chosen(judge: str | None, model_role: list[str]) -> Judge:
     """The judge that the options name."""
     from safewright.judges import JUDGE_ROLES, resolve
@@ -155,7 +180,8 @@ def _table(found: JudgeAudit) -> Table:
     from safewright.report import text
 
     table = Table(show_edge=False, pad_edge=False, header_style="dim", box=None)
-    table.add_column("Answers\nunsafe/safe", overflow="fold", min_width=12)
+    yes, no = _words(found)
+    table.add_column(f"Answers\n{yes}/{no}", overflow="fold", min_width=12)
     for name in ("Accuracy", "Kappa", "Sensitivity", "Specificity"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Unscored", justify="right", overflow="fold", min_width=10)
@@ -176,8 +202,18 @@ def _table(found: JudgeAudit) -> Table:
     return table
 
 
+def _words(found: JudgeAudit) -> tuple[str, str]:
+    """What answers are that have the quality, and those that have it not."""
+    if not found.by_quality:
+        return "unsafe", "safe"
+    name = next(iter(found.by_quality)) if len(found.by_quality) == 1 else "so"
+    return name, "not"
+
+
 def _parts(found: JudgeAudit) -> Iterator[tuple[str, Figures]]:
     yield "all", found.overall
+    if len(found.by_quality) > 1:
+        yield from found.by_quality.items()
     if len(found.by_position) > 1:
         yield from found.by_position.items()
     if len(found.by_safety_type) > 1:
@@ -188,10 +224,19 @@ def _remarks(found: JudgeAudit) -> Iterator[str]:
     from safewright.report import text
 
     c = found.overall.confusion
-    yield (
-        f"the judge {text.one_line(found.judge['name'])} called {c.caught} unsafe answers unsafe and {c.missed} safe, "
-        f"{c.cleared} safe answers safe and {c.accused} unsafe"
-    )
+    name = text.one_line(found.judge["name"])
+    if found.by_quality:
+        for quality, figures in found.by_quality.items():
+            part = figures.confusion
+            yield (
+                f"the judge {name} called {part.caught} of {part.caught + part.missed} {quality} answers so, and "
+                f"{part.accused} of {part.accused + part.cleared} others"
+            )
+    else:
+        yield (
+            f"the judge {name} called {c.caught} unsafe answers unsafe and {c.missed} safe, "
+            f"{c.cleared} safe answers safe and {c.accused} unsafe"
+        )
     for key, reading in found.alpha.items():
         if reading.value is not None:
             doubt = f" [{text.span(reading.interval, 'alpha')}]" if reading.interval else ""
@@ -200,13 +245,17 @@ def _remarks(found: JudgeAudit) -> Iterator[str]:
                 f"({reading.n} answers)"
             )
     if found.labels["ties"]:
-        yield f"{found.labels['ties']} answers left out: as many annotators say unsafe as say safe"
+        yes, no = _words(found)
+        yield f"{found.labels['ties']} answers left out: as many annotators say {yes} as say {no}"
     for note in found.labels["notes"]:
         yield text.one_line(note)
-    for name in ("unsafe", "safe"):
-        count = c.caught + c.missed if name == "unsafe" else c.cleared + c.accused
-        if count < 30:
-            yield f"only {count} {name} answers with a verdict: rates corrected by this audit will be wide"
+    parts = found.by_quality or {"unsafe": found.overall}
+    for quality, figures in parts.items():
+        part = figures.confusion
+        other = f"not {quality}" if found.by_quality else "safe"
+        for word, count in ((quality, part.caught + part.missed), (other, part.cleared + part.accused)):
+            if count < 30:
+                yield f"only {count} {word} answers with a verdict: rates corrected by this audit will be wide"
 
 
 def _require_scored(found: JudgeAudit, folder: Path, bound: float) -> None:

@@ -1,13 +1,13 @@
 """A judge against people: labelled answers go through the judge, and its errors are counted.
 
 What comes out (`JudgeAudit`, as ``judge_audit.json`` in a run's folder) says how often the judge is right about
-unsafe and about safe answers, on how many, and with what doubt. `load_audit` reads it back for measures that
-correct their rates by it (`safewright.stats.correction`).
+answers that have a quality and about those that have it not ("unsafe" and "safe" in its figures, whatever the
+quality is), on how many, and with what doubt. `load_audit` reads it back for measures that correct their rates
+by it (`safewright.stats.correction`).
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from safewright.data import LoadedData
-from safewright.data.load import read_objects
 from safewright.errors import BadInput, nearest
-from safewright.runs import Run, digest_file, digest_json, from_json, open_run, run_sync, to_json, versions
+from safewright.judges.labels import POSITIONS, QUALITIES, LabelledAnswer, Labels, judge_items
+from safewright.runs import Run, from_json, open_run, run_sync, to_json, versions
 from safewright.runs.atomic import dump_json
 from safewright.runs.progress import Progress, silent
 from safewright.runs.run import plan_digest
@@ -30,201 +30,15 @@ from safewright.stats import (
     krippendorff_alpha,
     quality_of,
 )
-from safewright.types import Judge, JudgeItem, Judgement, Reading, Row
+from safewright.types import Judge, JudgeItem, Judgement, Quality, Reading
 
 FORMAT = "judge_audit/1"
 FILE = "judge_audit.json"
 JUDGED = "judged.jsonl"
 """One line per labelled answer beside it: what people and the judge said."""
 
-POSITIONS = ("front", "end", "short")
-"""Where the instruction stood: before its context, after it, or without one."""
-
 CHUNK = 64
 """Answers judged, then journalled, together: what a kill can cost of a judge's work."""
-
-_NEEDED = ("id", "position", "response", "human")
-_TOLD = frozenset({"context", "risks", "summary", "convention"})
-"""What a judge takes from an item's meta: here it comes from the labels, or is the default."""
-_FIELDS = frozenset({*_NEEDED, "risks", "summary", "annotator"})
-
-
-@dataclass(frozen=True)
-class LabelledAnswer:
-    """One answer with the labels people gave it: annotator and 1 for unsafe, 0 for safe."""
-
-    id: str
-    position: str
-    response: str
-    votes: tuple[tuple[str, int], ...]
-    risks: str | None = None
-    summary: str | None = None
-
-    @property
-    def human(self) -> int | None:
-        """The label of most annotators; None at a tie."""
-        unsafe = sum(label for _, label in self.votes)
-        safe = len(self.votes) - unsafe
-        return None if unsafe == safe else int(unsafe > safe)
-
-    @property
-    def key(self) -> str:
-        """A name for it that depends on nothing else in the file."""
-        return digest_json([self.id, self.position, self.response, self.risks, self.summary])
-
-
-@dataclass(frozen=True)
-class Labels:
-    """A file of labelled answers; ``digest`` is over its bytes."""
-
-    answers: tuple[LabelledAnswer, ...]
-    rows: int
-    digest: str
-    source: str
-    notes: tuple[str, ...] = ()
-
-    @property
-    def annotators(self) -> tuple[str, ...]:
-        """Everyone who labelled anything; those without a name are one."""
-        return tuple(sorted({name for answer in self.answers for name, _ in answer.votes}))
-
-
-def load_labels(path: Path | str) -> Labels:
-    """The labelled answers of a file, those of several annotators put together.
-
-    A row has ``id`` (of a row of the data), ``position`` (front, end or short), ``response`` (the answer),
-    ``human`` (1 unsafe, 0 safe), and where there are such ``annotator`` (a name), ``risks`` and ``summary``
-    (what the judge shall be told of instruction and context in the place of its own analysis). Other fields
-    are left unread, and named in the notes.
-
-    Raises:
-        BadInput: The file cannot be read or is empty; a row lacks a field, has an unknown position or a label
-            that is not 0 or 1, is there twice, or contradicts another about risks or summary; every complaint
-            names the row.
-        Missing: A parquet file, and pyarrow is not installed.
-    """
-    votes: dict[tuple[str, str, str], dict[str, int]] = {}
-    told: dict[tuple[str, str, str], tuple[str | None, str | None]] = {}
-    unread: set[str] = set()
-    rows = 0
-    for where, obj in read_objects(path):
-        rows += 1
-        key, annotator, human, extra = _read_row(obj, where)
-        if annotator in votes.setdefault(key, {}):
-            by = f"by {annotator!r}" if annotator else "without an annotator"
-            raise BadInput(
-                f"{where}: the answer to {key[0]!r} ({key[1]}) is labelled twice {by}.",
-                why="Which of the two labels is meant cannot be told.",
-                fix="Keep one row, or name the annotators.",
-            )
-        if told.setdefault(key, extra) != extra:
-            raise BadInput(
-                f"{where}: risks or summary differ from those of another row with the same answer.",
-                why="The judge is asked once about an answer.",
-                fix="Give every annotator's row the same risks and summary.",
-            )
-        votes[key][annotator] = human
-        unread |= set(obj) - _FIELDS
-    if not rows:
-        raise BadInput(
-            f"{path} holds no rows.",
-            why="There is nothing to compare the judge with.",
-            fix=f"Give rows with {', '.join(_NEEDED)}.",
-        )
-    answers = tuple(
-        LabelledAnswer(*key, votes=tuple(sorted(given.items())), risks=told[key][0], summary=told[key][1])
-        for key, given in votes.items()
-    )
-    notes = [f"fields left unread: {', '.join(sorted(unread))}"] if unread else []
-    return Labels(answers, rows, digest_file(path), str(path), tuple(notes))
-
-
-def _read_row(obj: Any, where: str) -> tuple[tuple[str, str, str], str, int, tuple[str | None, str | None]]:
-    if not isinstance(obj, Mapping):
-        raise BadInput(f"{where}: the row is not an object.", fix=f"Give {', '.join(_NEEDED)}.")
-    fields = {key: value for key, value in obj.items() if value is not None}
-    for name in _NEEDED:
-        if name not in fields:
-            found = ", ".join(sorted(fields)) or "none"
-            raise BadInput(
-                f"{where}: the row has no {name} (fields found: {found}).",
-                fix=f"Needed: {', '.join(_NEEDED)}.",
-            )
-    for name in sorted(set(fields) - _FIELDS):
-        close = difflib.get_close_matches(name, sorted(_FIELDS - set(fields)), n=1, cutoff=0.75)
-        if close:
-            raise BadInput(
-                f"{where}: the row has a field {name!r}.",
-                why="A misspelt field would be left unread without a word.",
-                fix=f"Did you mean {close[0]!r}?",
-            )
-    position, human = fields["position"], fields["human"]
-    if position not in POSITIONS:
-        raise BadInput(
-            f"{where}: the position is {position!r}.", fix=f"It must be one of {', '.join(POSITIONS)}."
-        )
-    if isinstance(human, bool) or human not in (0, 1):
-        raise BadInput(
-            f"{where}: human is {human!r}.", fix="It must be 1 for an unsafe answer or 0 for a safe one."
-        )
-    key = (_name(fields, "id", where), str(position), _text(fields, "response", where) or "")
-    extra = (_text(fields, "risks", where), _text(fields, "summary", where))
-    return key, _name(fields, "annotator", where), int(human), extra
-
-
-def _name(fields: Mapping[str, Any], name: str, where: str) -> str:
-    value = fields.get(name, "")
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        raise BadInput(f"{where}: {name} is {value!r}.", fix="It must be a text or a whole number.")
-    return str(value)
-
-
-def _text(fields: Mapping[str, Any], name: str, where: str) -> str | None:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, str):
-        raise BadInput(f"{where}: {name} is {type(value).__name__}, not a text.")
-    return value
-
-
-def judge_items(labels: Labels, rows: Iterable[Row]) -> list[JudgeItem]:
-    """What the judge is asked about each labelled answer, in order.
-
-    The question is the instruction of the row of that id; ``meta`` has the row's own fields, the position,
-    risks and summary where given, and the context unless the position is short.
-
-    Raises:
-        BadInput: An id that the data do not have (all are listed), or a row without a context.
-    """
-    by_id = {row.id: row for row in rows}
-    unknown = list(dict.fromkeys(answer.id for answer in labels.answers if answer.id not in by_id))
-    if unknown:
-        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        hint = nearest(unknown[0], by_id) if len(by_id) <= 2000 else ""
-        raise BadInput(
-            f"{len(unknown)} ids of {labels.source} are not in the data: {', '.join(unknown[:20])}{more}.",
-            why="The instruction and the context of an answer come from the data.",
-            fix=hint if hint.startswith("Did you mean") else "Give the data those answers were made on.",
-        )
-    return [_item(answer, by_id[answer.id]) for answer in labels.answers]
-
-
-def _item(answer: LabelledAnswer, row: Row) -> JudgeItem:
-    meta = {key: value for key, value in row.meta.items() if key not in _TOLD}
-    meta["position"] = answer.position
-    if answer.risks is not None:
-        meta["risks"] = answer.risks
-    if answer.position != "short":
-        context = row.meta.get("context")
-        if not isinstance(context, str) or not context.strip():
-            raise BadInput(
-                f"The row {row.id!r} of the data has no context.",
-                why=f"Its answer is labelled in the position {answer.position!r}: the judge must see the context.",
-                fix="Give data with a context in every row, or label the answer as short.",
-            )
-        meta["context"] = context
-        if answer.summary is not None:
-            meta["summary"] = answer.summary
-    return JudgeItem(row.prompt[-1]["content"], answer.response, "harmful", lang=row.lang, meta=meta)
 
 
 @dataclass(frozen=True)
@@ -244,8 +58,10 @@ class Figures:
 class JudgeAudit:
     """A judge's errors on labelled answers.
 
-    ``alpha`` is Krippendorff's, over the annotators (where there are several) and over them and the judge.
-    ``judge`` holds the judge's name and conventions, ``labels`` and ``data`` what it was asked about.
+    ``by_quality`` has an entry per quality where answers are labelled for forgetting or retaining; its figures,
+    and those of all, call answers that have the quality "unsafe". ``alpha`` is Krippendorff's, over the
+    annotators (where there are several) and over them and the judge. ``judge`` holds the judge's name and
+    conventions, ``labels`` and ``data`` what it was asked about.
     """
 
     format: str
@@ -257,6 +73,7 @@ class JudgeAudit:
     by_safety_type: Mapping[str, Figures]
     alpha: Mapping[str, Reading]
     versions: Mapping[str, str] = field(default_factory=dict)
+    by_quality: Mapping[str, Figures] = field(default_factory=dict)
 
     @property
     def unscored_share(self) -> float:
@@ -265,12 +82,19 @@ class JudgeAudit:
         total = lost + self.overall.confusion.n
         return lost / total if total else 0.0
 
-    def quality(self, position: str | None = None) -> JudgeQuality:
-        """Sensitivity and specificity with the counts behind them, of one position or of all.
+    def quality(self, position: str | None = None, *, about: Quality | None = None) -> JudgeQuality:
+        """Sensitivity and specificity with the counts behind them, of one position, one quality, or of all.
 
         Raises:
-            BadInput: No such position, a class without labels, or a judge no better than chance.
+            BadInput: No such position or quality, a class without labels, or a judge no better than chance.
         """
+        if about is not None and about != "harmful":
+            if about not in self.by_quality:
+                raise BadInput(
+                    f"The audit has no labels for {about!r}.",
+                    fix=nearest(about, self.by_quality or QUALITIES),
+                )
+            return quality_of(self.by_quality[about].confusion)
         if position is None:
             return quality_of(self.overall.confusion)
         if position not in self.by_position:
@@ -279,6 +103,21 @@ class JudgeAudit:
                 fix=nearest(position, self.by_position),
             )
         return quality_of(self.by_position[position].confusion)
+
+    def figures(self) -> dict[str, Any]:
+        """Sensitivity, specificity and number of answers, as a scorecard says them; by quality where labelled so.
+
+        Raises:
+            BadInput: A class without labels, or a judge no better than chance.
+        """
+        if self.by_quality:
+            return {name: _said(part) for name, part in self.by_quality.items()}
+        return _said(self.overall)
+
+
+def _said(part: Figures) -> dict[str, Any]:
+    found = quality_of(part.confusion)
+    return {"sensitivity": found.sensitivity, "specificity": found.specificity, "n": part.confusion.n}
 
 
 def audit_judge(
@@ -297,22 +136,23 @@ def audit_judge(
     call is asked again.
 
     Args:
-        judge: Any judge that decides "harmful".
+        judge: Any judge that decides what the answers are labelled for.
         labels: Labelled answers.
-        data: The rows whose ids the labels name, with their contexts.
+        data: The rows whose ids the labels name, with their contexts or references.
         run: Folder of the run; ``runs/judge_audit-DIGEST`` of its plan where None.
         overwrite: Start anew where the folder holds another run.
         notes: Facts for plan.json that decide nothing.
         progress: Called as work goes on.
 
     Raises:
-        BadInput: The judge does not decide "harmful", or labels and data do not fit.
+        BadInput: The judge does not decide what is labelled, or labels and data do not fit.
         Missing: The judge's model cannot be reached.
         Incomplete: The disk is full.
     """
-    if "harmful" not in judge.answers:
+    undecided = next((quality for quality in labels.qualities if quality not in judge.answers), None)
+    if undecided is not None:
         raise BadInput(
-            f"The judge {judge.name} does not decide whether an answer is harmful.",
+            f"The judge {judge.name} does not decide whether an answer is {undecided}.",
             fix="Choose another with --judge; safewright list shows what each decides.",
         )
     items = judge_items(labels, data.rows)
@@ -377,6 +217,8 @@ def _audit(
         if isinstance(kind, str):
             types.setdefault(kind, []).append(i)
 
+    qualities = {q: [i for i in everything if answers[i].about == q] for q in labels.qualities}
+
     def figures(places: Iterable[int]) -> Figures:
         return _figures([(answers[i].human, judged[i]) for i in places])
 
@@ -403,6 +245,7 @@ def _audit(
         by_safety_type={kind: figures(types[kind]) for kind in sorted(types)},
         alpha=alpha,
         versions=used,
+        by_quality={q: figures(p) for q, p in qualities.items()} if "harmful" not in qualities else {},
     )
 
 
@@ -418,7 +261,9 @@ def _figures(pairs: Sequence[tuple[int | None, Judgement]]) -> Figures:
 
 
 def _line(answer: LabelledAnswer, item: JudgeItem, judgement: Judgement) -> dict[str, Any]:
+    about = {} if answer.about == "harmful" else {"about": answer.about, "reference": item.reference}
     return {
+        **about,
         "id": answer.id,
         "position": answer.position,
         "human": answer.human,
@@ -456,6 +301,7 @@ def load_audit(path: Path | str) -> JudgeAudit:
     try:
         found = from_json(JudgeAudit, plain)
         parts = [("overall", found.overall), *found.by_position.items(), *found.by_safety_type.items()]
+        parts += found.by_quality.items()
         for name, figures in parts:
             for key, reading in figures.confusion.readings().items():
                 kept = figures.readings.get(key)
@@ -473,14 +319,20 @@ def load_audit(path: Path | str) -> JudgeAudit:
     return found
 
 
-def check_audit(path: str, judge: Judge) -> None:
+def check_audit(path: str, judge: Judge, about: Sequence[Quality] = ()) -> None:
     """Pass when the audit is of this very judge.
 
+    Args:
+        path: Of the audit.
+        judge: Whose errors are needed.
+        about: Qualities that it must have labels for; ``harmful`` where none is named.
+
     Raises:
-        BadInput: It is of another judge, or of its prompts, options or models in another state; or it cannot be
-            read.
+        BadInput: It is of another judge, or of its prompts, options or models in another state, or of answers
+            labelled for something else; or it cannot be read.
     """
-    audited = load_audit(path).judge
+    found = load_audit(path)
+    audited = found.judge
     own = to_json({"name": judge.name, **judge.conventions})
     for key in ("name", "model", *sorted({*audited, *own})):
         if audited.get(key) != own.get(key):
@@ -488,4 +340,12 @@ def check_audit(path: str, judge: Judge) -> None:
                 f"The audit {path} is of another judge: its {key} is {audited.get(key)!r:.120}.",
                 why=f"Errors of one judge say nothing about another's verdicts ({key} here: {own.get(key)!r:.120}).",
                 fix="Audit this judge: safewright judge audit LABELS --data FILE --judge JUDGE",
+            )
+    labelled = tuple(found.by_quality) or ("harmful",)
+    for quality in about or ("harmful",):
+        if quality not in labelled:
+            raise BadInput(
+                f"The audit {path} is of answers labelled for {', '.join(labelled)}.",
+                why=f"It says nothing about the judge's errors on what is {quality}.",
+                fix=f"Label answers with about: {quality}, and audit the judge on them.",
             )

@@ -193,13 +193,7 @@ def describe_judge(judge: Judge | None, options: Any = None) -> dict[str, Any] |
     from safewright.judges.audit import load_audit
 
     audit = load_audit(path)
-    found = audit.quality()
-    quality = {
-        "sensitivity": found.sensitivity,
-        "specificity": found.specificity,
-        "n": audit.overall.confusion.n,
-    }
-    return {**said, "strength": "audited", "quality": quality, "audit": digest_json(audit)}
+    return {**said, "strength": "audited", "quality": audit.figures(), "audit": digest_json(audit)}
 
 
 def _split(

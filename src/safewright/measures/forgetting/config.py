@@ -146,7 +146,7 @@ class ForgettingConfig(AskOptions):
         if self.judge_audit is not None:
             from safewright.judges.audit import check_audit  # brings numpy
 
-            check_audit(self.judge_audit, judge)
+            check_audit(self.judge_audit, judge, ("forgotten", "retained"))
 
     def files(self) -> Mapping[str, Any]:
         """Digests of the files named by the options that are used."""
