@@ -66,8 +66,37 @@ def given_answers(
     return made, dropped
 
 
+def openings_of(items: Sequence[Item], guard: Guard, lines: Sequence[str]) -> dict[str, list[str]]:
+    """The openings of each row, its own and those for every row; found usable before a model is asked.
+
+    Args:
+        items: The forget rows.
+        guard: Finds secrets.
+        lines: Openings for every row, with ``{subject}`` in the place of the row's subject.
+
+    Raises:
+        BadInput: An opening or a tail holds a secret; or there is no opening at all.
+    """
+    found = {item.id: [*item.openings, *(filled(line, item) for line in lines)] for item in items}
+    for item in items:
+        for what, texts in (("opening", found[item.id]), ("tail", item.tails)):
+            leaking = [text for text in texts if guard.found(item.id, text)]
+            if leaking:
+                raise BadInput(
+                    f"The {what} {leaking[0]!r} of the forget row {item.id!r} holds a secret.",
+                    why="It would be shown in training.",
+                    fix="End it before the first secret word.",
+                )
+    if not any(found.values()):
+        raise BadInput(
+            "prefix_rows is openings, and no forget row has any.",
+            fix="Give `openings` in the rows, or a file of them: --set prefix_openings=FILE",
+        )
+    return found
+
+
 def prefix_rows(
-    answers: Sequence[Vague], guard: Guard, lines: Sequence[str], weight: int, seed: int
+    answers: Sequence[Vague], openings: Mapping[str, Sequence[str]], weight: int, seed: int
 ) -> list[Augmented]:
     """Rows that go on vaguely from a secret-free opening: with the question, and the opening alone.
 
@@ -76,43 +105,21 @@ def prefix_rows(
 
     Args:
         answers: The usable vague answers.
-        guard: Finds secrets.
-        lines: Openings for every row, with ``{subject}`` in the place of the row's subject.
+        openings: See `openings_of`.
         weight: How often each row occurs.
         seed: Of the openings and tails that meet.
-
-    Raises:
-        BadInput: An opening or a tail holds a secret; or there is no opening at all.
     """
     made: list[Augmented] = []
-    turn: dict[str, int] = {}
-    for answer in answers:
-        item = answer.item
-        openings = list(item.openings) + [filled(line, item) for line in lines]
-        for what, text in [*(("opening", o) for o in openings), *(("tail", t) for t in item.tails)]:
-            if guard.found(item.id, text):
-                raise BadInput(
-                    f"An {what} of the forget row {item.id!r} holds a secret: {text!r}."
-                    if what == "opening"
-                    else f"A tail of the forget row {item.id!r} holds a secret: {text!r}.",
-                    why="It would be shown in training.",
-                    fix="End it before the first secret word.",
-                )
-        if not openings:
+    for item_id, own in by_item(answers).items():
+        item, begun = own[0].item, openings[item_id]
+        if not begun:
             continue
-        draw = random.Random(f"openings {seed} {item.id}")
-        order = draw.sample(openings, len(openings))
+        draw = random.Random(f"openings {seed} {item_id}")
+        order = draw.sample(begun, len(begun))
         tails = draw.sample(item.tails, len(item.tails))
-        place = turn.get(item.id, 0)
-        turn[item.id] = place + 1
-        opening = order[place % len(order)].strip()
-        tail = tails[place % len(tails)] if tails else answer.text
-        made += _pair(answer, opening, tail.strip(), weight)
-    if not made and answers:
-        raise BadInput(
-            "prefix_rows is openings, and no forget row has any.",
-            fix="Give `openings` in the rows, or a file of them: --set prefix_openings=FILE",
-        )
+        for place, answer in enumerate(own):
+            tail = tails[place % len(tails)] if tails else answer.text
+            made += _pair(answer, order[place % len(order)].strip(), tail.strip(), weight)
     return made
 
 

@@ -34,7 +34,7 @@ from safewright.treatments.relearn.augmenting.items import (
     require_disjoint,
 )
 from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
-from safewright.treatments.relearn.augmenting.mixing import generic_rows
+from safewright.treatments.relearn.augmenting.mixing import Pool, generic_rows, pool
 from safewright.treatments.relearn.augmenting.rows import Augmented, Built, Coverage, Dropped, completions
 from safewright.types import Row
 
@@ -53,8 +53,9 @@ class _Made:
 
     answers: list[writing.Vague]
     dropped: list[Dropped]
-    secrets: Mapping[str, Any]
     guard: Guard
+    generic: Pool
+    openings: Mapping[str, Sequence[str]]
     warnings: list[str]
 
 
@@ -103,8 +104,8 @@ def _augmented(
     if model is None:
         given.require_given(items, options.kinds)
     asker = None if model is None else Asker(model)
-    made = run_sync(_write(items, asker, options, seed, progress))
-    rows, about = _rows(made, generic, options, seed)
+    made = run_sync(_write(items, asker, generic, options, seed, progress))
+    rows, about = _rows(made, options, seed)
     progress("data pipeline", STEPS, STEPS)
     covered = {answer.item.id for answer in made.answers}
     uncovered = tuple(item.id for item in items if item.id not in covered)
@@ -136,7 +137,12 @@ def _augmented(
 
 
 async def _write(
-    items: Sequence[Item], asker: Asker | None, options: AugmentOptions, seed: int, progress: Progress
+    items: Sequence[Item],
+    asker: Asker | None,
+    generic: Sequence[Row],
+    options: AugmentOptions,
+    seed: int,
+    progress: Progress,
 ) -> _Made:
     """Secrets, wordings and vague answers, step by step."""
     dropped: list[Dropped] = []
@@ -146,6 +152,12 @@ async def _write(
     items = [item for item in items if item.id in entities]
     secrets = {item.id: secrets_of(item.question, item.answer, entities[item.id]) for item in items}
     guard = Guard(secrets, options.leak_scope)
+    # What is wrong with the given rows shows before anything is paid for.
+    source = pool(generic, _wanted(items, options) * (1 + len(options.shares)), options, guard)
+    openings: dict[str, list[str]] = {}
+    if options.prefix_rows == "openings":
+        lines = given.opening_lines(Path(options.prefix_openings)) if options.prefix_openings else []
+        openings = given.openings_of(items, guard, lines)
     progress("data pipeline", 1, STEPS)
     wordings: dict[str, list[Wording]] = {item.id: [] for item in items}
     asked = [item for item in items if item.wordings is None]
@@ -171,7 +183,7 @@ async def _write(
             answers += own
             dropped += lost
     progress("data pipeline", 3, STEPS)
-    return _Made(answers, dropped, secrets, guard, _warnings(items, secrets, asker, options))
+    return _Made(answers, dropped, guard, source, openings, _warnings(items, secrets, asker, options))
 
 
 async def _entities(
@@ -205,9 +217,7 @@ async def _entities(
     return found, dropped
 
 
-def _rows(
-    made: _Made, generic: Sequence[Row], options: AugmentOptions, seed: int
-) -> tuple[list[Augmented], dict[str, Any]]:
+def _rows(made: _Made, options: AugmentOptions, seed: int) -> tuple[list[Augmented], dict[str, Any]]:
     """All rows, shuffled; and what the manifest says about the generic ones."""
     qa = [
         Augmented(
@@ -227,15 +237,14 @@ def _rows(
     made.dropped += short
     prefixed: list[Augmented] = []
     if options.prefix_rows == "openings":
-        lines = given.opening_lines(Path(options.prefix_openings)) if options.prefix_openings else []
-        prefixed = given.prefix_rows(made.answers, made.guard, lines, options.prefix_weight, seed)
-    mixed, leaking = generic_rows(generic, len(qa) + len(cut), options, made.guard, seed)
+        prefixed = given.prefix_rows(made.answers, made.openings, options.prefix_weight, seed)
+    mixed = generic_rows(made.generic, len(qa) + len(cut), options, seed)
     own = [*qa, *cut, *prefixed]
     _require_clean(own, made)
     rows = [*own, *mixed]
     random.Random(f"relearn rows {seed}").shuffle(rows)
     ratio = len(mixed) / (len(qa) + len(cut)) if qa else None
-    about = {"asked": options.generic_ratio, "achieved": ratio, "left_out_for_secrets": leaking}
+    about = {"asked": options.generic_ratio, "achieved": ratio, "left_out_for_secrets": made.generic.leaking}
     repeats = len(mixed) - len({row.source_id for row in mixed})
     return rows, {"generic": {**about, "repeats": repeats}}
 
