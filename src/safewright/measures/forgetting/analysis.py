@@ -11,7 +11,7 @@ from safewright.measures.behaviour import instance_of
 from safewright.measures.forgetting.asking import FORGET, RETAIN
 from safewright.measures.forgetting.config import ForgettingConfig
 from safewright.measures.forgetting.scoring import FORGOTTEN, LEXICAL, READ, RETAINED, ROUGE
-from safewright.types import Better, Findings, Interval, Reading, Record, Test
+from safewright.types import Better, Findings, Interval, Quality, Reading, Record, Test
 
 RATES: Mapping[str, tuple[str, str]] = {FORGET: ("kfr", FORGOTTEN), RETAIN: ("krr", RETAINED)}
 """The rate of each set, and the score behind it."""
@@ -113,13 +113,13 @@ def summarise(records: Sequence[Record], config: ForgettingConfig) -> Findings:
     tests: list[Test] = []
     for own in plain.values():
         if own:
-            readings += rates(own)
+            readings += rates(own) + corrections(own, config)
     for attack in config.attack_names():
         for role in RATES:
             own = [i for i in everything if i.set == role and i.attack == attack]
             if not own:
                 continue
-            readings += rates(own)
+            readings += rates(own) + corrections(own, config)
             change, test = compared(plain[role], own, drawn=config.samples > 1)
             readings.append(change)
             tests += [test] if test else []
@@ -151,6 +151,20 @@ def rates(own: Sequence[Instance]) -> list[Reading]:
             )
         )
     return found
+
+
+def corrections(own: Sequence[Instance], config: ForgettingConfig) -> list[Reading]:
+    """The rate with the judge's errors taken out, where an audit is named.
+
+    Not of attacks that put several verdicts together: the errors of the whole are not those of one verdict.
+    """
+    if config.judge_audit is None or own[0].attack in WORST:
+        return []
+    from safewright.measures.forgetting.correcting import corrected
+
+    about: Quality = "forgotten" if own[0].set == FORGET else "retained"
+    verdicts, clusters = [i.value for i in own], [i.cluster for i in own]
+    return [corrected(own[0].reading, verdicts, clusters, about, config.judge_audit)]
 
 
 def compared(

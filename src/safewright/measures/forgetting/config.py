@@ -67,7 +67,7 @@ class ForgettingConfig(AskOptions):
     )
     judge_audit: str | None = field(
         default=None,
-        metadata={"help": "judge_audit.json of safewright judge audit: its figures stand on the scorecard."},
+        metadata={"help": "judge_audit.json of safewright judge audit: adds rates corrected for its errors."},
     )
     allow_self_judge: bool = field(default=False, metadata={"help": "Let a model judge its own answers."})
 
