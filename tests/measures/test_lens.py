@@ -149,8 +149,8 @@ def test_rows_without_an_answer_are_an_error_and_empty_ones_unscored(
 
 def test_the_page_draws_before_and_after_in_one_figure_and_names_the_tokens(both: Path) -> None:
     page = render_page("Lens", load_cards(both))
-    assert page.count("<strong>Lens: kl to last by layer</strong>") == 1
-    assert "Lens: kl to last by layer: 2 curves over layer" in page
+    assert page.count("<strong>Lens: KL to last by layer</strong>") == 1
+    assert "Lens: KL to last by layer: 2 curves over layer" in page
     assert "before</li>" in page
     assert "after</li>" in page
     assert "Lens: likeliest token per layer over 6 prompts" in page

@@ -219,3 +219,28 @@ def test_what_does_not_fit_is_refused(tiny_folder: Path) -> None:
         list(stream_scores(loaded, [Encoded((), (1,))]))
     with pytest.raises(BadInput, match="only"):
         list(stream_gradient_norms(loaded, [Encoded((1,), (9999,))]))
+
+
+def test_spans_hold_under_byte_level_bpe() -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    lines = ["Where does Ann live? She lives in Kraków, near the river.", "She lives in Łódź. 他住在上海。"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    core.train_from_iterator(lines * 4, trainer)
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    words.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    for answer in ("She lives in Kraków, near the river.", "他住在上海。", " She lives in Łódź. "):
+        item = encode_answer(words, ({"role": "user", "content": "Where does Ann live?"},), answer)
+        assert words.decode(list(item.answer)).strip() == answer.strip()
+        assert words.decode(list(item.prompt)).rstrip(" ").endswith("assistant\n")

@@ -100,6 +100,10 @@ METHODS: Mapping[str, str] = {
     "judge_error_bootstrap": "draws over the rate and the judge's errors",
     "prediction_powered_bootstrap": "prediction-powered, drawn",
     "fleiss_cohen_everitt": "Fleiss, Cohen and Everitt's",
+    "delong": "DeLong's",
+    "newcombe_auc": "Newcombe's for areas",
+    "bootstrap_rows": "bootstrap over rows",
+    "ks_2samp": "two-sample Kolmogorov–Smirnov",
     "item_bootstrap": "bootstrap over items",
     "clopper_pearson_disagreement": "Clopper–Pearson of the disagreement",
 }
@@ -175,10 +179,14 @@ def title_of(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+INITIALS = frozenset({"sr", "kfr", "krr", "ls", "mia", "auc", "ppl", "kl"})
+"""Words that are initials: they stand in capitals."""
+
+
 def reading_name(name: str) -> str:
     """The code name of a reading in words: ``sr_long`` is "SR long", safety rates being named SR in print."""
     words = one_line(name).replace("_", " ").split()
-    return " ".join("SR" if word == "sr" else word for word in words)
+    return " ".join(word.upper() if word in INITIALS else word for word in words)
 
 
 def sentence(words: str) -> str:
