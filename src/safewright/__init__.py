@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from safewright.catalog import measure, treatment
     from safewright.compose.audit import plan_audit, run_audit
     from safewright.compose.compare import compare
+    from safewright.compose.matrix import matrix
     from safewright.data import load_data, load_rows
     from safewright.errors import SafewrightError
     from safewright.judges import resolve as resolve_judge
@@ -35,6 +36,7 @@ _HOMES = {
     "safewright.catalog": ("measure", "treatment"),
     "safewright.compose.audit": ("plan_audit", "run_audit"),
     "safewright.compose.compare": ("compare",),
+    "safewright.compose.matrix": ("matrix",),
     "safewright.data": ("load_data", "load_rows"),
     "safewright.errors": ("SafewrightError",),
     "safewright.measures": ("Behaviour", "measure_model"),
@@ -72,6 +74,7 @@ __all__ = [
     "load",
     "load_data",
     "load_rows",
+    "matrix",
     "measure",
     "measure_model",
     "open_run",

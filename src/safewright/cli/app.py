@@ -15,6 +15,7 @@ from safewright.cli import (
     judge,
     lab,
     listing,
+    matrix,
     measure,
     replicate,
     report,
@@ -48,6 +49,7 @@ app.command("show")(listing.show)
 app.command("audit")(audit.audit)
 app.command("measure")(measure.measure)
 app.command("treat")(treat.treat)
+app.command("matrix")(matrix.matrix)
 app.command("replicate")(replicate.replicate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)

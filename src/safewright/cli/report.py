@@ -36,6 +36,7 @@ def report(
     from safewright.cli.judge import show_audit
     from safewright.compose.folders import load_cards, load_command
     from safewright.compose.inspect_log import is_log
+    from safewright.compose.matrix import MATRIX_FILE
     from safewright.errors import BadInput
     from safewright.judges.audit import FILE as AUDIT
     from safewright.judges.audit import load_audit
@@ -47,6 +48,9 @@ def report(
         return
     if out is not None or data is not None or viewer:
         raise BadInput(f"{folder} is no log of Inspect's.", fix="Leave out --out, --data and --viewer.")
+    if (folder / MATRIX_FILE).is_file():
+        _matrix(folder, json)
+        return
     if (folder / "result.json").is_file() and not list(folder.glob("**/scorecard.json")):
         _treatment(folder, json)
         return
@@ -67,6 +71,23 @@ def report(
     page = render_page(f"Run {folder.name}", cards, command=load_command(folder))
     write_text(folder / "report.html", page)
     print(f"page: {folder / 'report.html'}")
+
+
+def _matrix(folder: Path, json: bool) -> None:
+    """The pages of a finished matrix, its arms' among them."""
+    from safewright.cli.matrix import write_pages
+    from safewright.compose.folders import load_command
+    from safewright.compose.matrix import load_matrix
+    from safewright.report import matrix_console
+
+    found = load_matrix(folder)
+    page = write_pages(found, folder, load_command(folder))
+    if json:
+        console.result(found)
+        return
+    for drawn in matrix_console(found):
+        console.show(drawn)
+    print(f"page: {page}")
 
 
 def _log(logs: Path, out: Path | None, data: str | None, viewer: bool, markdown: bool, json: bool) -> None:

@@ -96,6 +96,15 @@ def load_command(folder: Path | str) -> str:
     return command if isinstance(command, str) else ""
 
 
+def read_json(file: Path) -> Any:
+    """The content of a JSON file of a run.
+
+    Raises:
+        BadInput: It cannot be read, or is damaged.
+    """
+    return _parse(_text(file), str(file))
+
+
 def _visible(root: Path, name: str) -> list[Path]:
     """Files called ``name``, leaving out hidden folders (half-built cache entries lie in them)."""
     found = (file for file in root.rglob(name) if file.is_file())

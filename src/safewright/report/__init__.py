@@ -3,6 +3,7 @@
 The JSON form of a report is the scorecards themselves (`safewright.runs.to_json`).
 """
 
+from safewright.report.matrix import matrix_console, render_matrix
 from safewright.report.page import render_comparison, render_page
 from safewright.report.svg import Figure, curve_figure
 from safewright.report.tables import comparison_table, console_table, remarks, render_markdown
@@ -14,9 +15,11 @@ __all__ = [
     "console_table",
     "curve_figure",
     "layer_figures",
+    "matrix_console",
     "remarks",
     "render_comparison",
     "render_markdown",
+    "render_matrix",
     "render_page",
     "render_treatment",
 ]

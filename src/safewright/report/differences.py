@@ -82,9 +82,9 @@ def comparison_view(comparison: Comparison) -> ComparisonView:
     )
 
 
-def score_title(delta: Delta) -> str:
-    """The measure and the score in words, once where they say the same."""
-    measure, score = text.title_of(delta.measure), text.one_line(delta.score).replace("_", " ")
+def score_title(name: str, of: str) -> str:
+    """A measure and its score in words, once where they say the same."""
+    measure, score = text.title_of(name), text.one_line(of).replace("_", " ")
     return measure if score.lower() == measure.lower() else f"{measure}: {score}"
 
 
@@ -107,7 +107,7 @@ def delta_texts(comparison: Comparison, delta: Delta) -> tuple[str, str, str, st
 
 def _row(comparison: Comparison, delta: Delta, shared: svg.Scale) -> DeltaRow:
     a, b, difference, interval = delta_texts(comparison, delta)
-    title = score_title(delta)
+    title = score_title(delta.measure, delta.score)
     rate = _is_rate(comparison, delta)
     factor = 100 if rate else 1
     drawn = Interval(factor * delta.interval.low, factor * delta.interval.high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from safewright.report.differences import ComparisonView, comparison_view
 from safewright.report.heat import heat_figure
 from safewright.report.layers import token_figures
 from safewright.report.lines import Breakdown, Line
+from safewright.report.profile import attack_tables, is_attacked, profile_figure
 from safewright.report.svg import Figure
 from safewright.report.view import Group, ModelRow, Taken
 from safewright.types import Curve, Reading
@@ -58,7 +60,11 @@ def render_page(
         examples: At most so many records per scorecard; 0 leaves them out.
     """
     page = view.build(cards, labels=labels, summaries=_summaries(), examples=examples)
+    # Readings under attack have a table of their own.
+    page = replace(page, groups=tuple(group for group in page.groups if not is_attacked(group.name)))
     names = list(labels) if labels is not None else view.labels_of([card for card, _ in cards])
+    labelled = [(text.one_line(name), card) for name, (card, _) in zip(names, cards, strict=True)]
+    profile = profile_figure(labelled) if page.several else None
     drawn = _as_rates_and_others(page.groups)
     return (
         environment()
@@ -71,8 +77,10 @@ def render_page(
             version=version(),
             view=page,
             notes=[text.one_line(note) for note in (*notes, *page.warnings)],
+            attacks=attack_tables(labelled),
             figures=(
                 *figures,
+                *([profile] if profile else []),
                 *(heat_figure(found, several=page.several) for found in page.maps),
                 *_curves(cards, names),
                 *(

@@ -89,7 +89,7 @@ def comparison_table(comparison: Comparison) -> RichGroup:
     for delta in comparison.deltas:
         a, b, difference, interval = delta_texts(comparison, delta)
         table.add_row(
-            Text(score_title(delta)),
+            Text(score_title(delta.measure, delta.score)),
             a,
             b,
             Text(difference, style="bold"),
