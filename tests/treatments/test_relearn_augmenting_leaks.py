@@ -100,6 +100,22 @@ def test_secrets_of_other_rows_count_in_the_whole_set_only_and_not_where_the_que
     assert not guard.anywhere("she has 7 of them")  # a short number is a secret of its own row only
 
 
+def test_a_word_that_only_spelling_calls_a_name_is_a_secret_of_its_own_row_alone() -> None:
+    answer = "She is American and lives in Old Harbour at 7713."
+    for one in (
+        secrets_of(QUESTION, answer),
+        secrets_of(QUESTION, answer, ["American", "Old Harbour", "7713"], known=False),
+    ):
+        guard = Guard({"a": one, "b": secrets_of("Who?", "Nobody.", [])})
+        assert guard.found("a", "an american writer") == ["American"]
+        assert not guard.found("b", "an american writer")
+        assert not guard.anywhere("an american writer")
+        assert guard.found("b", "the old harbour") == ["Old Harbour"]
+        assert guard.anywhere("number 7713")
+    named = Guard({"a": secrets_of(QUESTION, answer, ["American"])})
+    assert named.anywhere("an american writer")
+
+
 @pytest.mark.parametrize(
     ("answer", "entities"),
     [

@@ -91,13 +91,15 @@ class Secrets:
 
     ``entities`` maps the joined words of each to how it is written. ``names`` are single words of longer entities,
     and words that may be names; they count where a text writes them with a capital letter, for a prize is no
-    secret, and the Prize may be one. ``sentences`` are joined words too.
+    secret, and the Prize may be one. ``sentences`` are joined words too. ``wide`` are the entities that are
+    looked for in texts of other rows as well.
     """
 
     entities: Mapping[str, str]
     names: frozenset[str]
     sentences: tuple[str, ...]
     question: Text = field(repr=False)
+    wide: frozenset[str]
 
     @property
     def empty(self) -> bool:
@@ -105,13 +107,19 @@ class Secrets:
         return not self.entities
 
 
-def secrets_of(question: str, answer: str, entities: Iterable[str] | None = None) -> Secrets:
+def secrets_of(
+    question: str, answer: str, entities: Iterable[str] | None = None, *, known: bool = True
+) -> Secrets:
     """What an answer gives away beyond its question.
+
+    In texts of other rows single words count only where somebody named them a secret (``American`` is none there,
+    though it may be the answer), and very short ones never.
 
     Args:
         question: The question.
         answer: The original answer.
-        entities: Its entities, where they are known; found by `rules` where None.
+        entities: Its entities, where they are listed; found by `rules` where None.
+        known: Whether the list says what is secret; False where a model found them in the answer.
     """
     asked = Text.of(question)
     given, maybe = rules(question, answer) if entities is None else (list(entities), [])
@@ -131,7 +139,9 @@ def secrets_of(question: str, answer: str, entities: Iterable[str] | None = None
     whole = "".join(fold(answer))
     if whole and whole not in own and not asked.holds(whole):
         own = (whole, *own)
-    return Secrets(found, frozenset(names - _FUNCTION), own, asked)
+    named = known and entities is not None
+    wide = frozenset(entity for entity, part in found.items() if _wide(entity, part, named))
+    return Secrets(found, frozenset(names - _FUNCTION), own, asked, wide)
 
 
 def rules(question: str, answer: str) -> tuple[list[str], list[str]]:
@@ -191,9 +201,8 @@ class Guard:
         self._own = secrets
         self._all: dict[int, dict[str, str]] = defaultdict(dict)
         for one in secrets.values() if scope == "set" else ():
-            for entity, written in one.entities.items():
-                if len(entity) > (SHORT if entity.isascii() else 1):
-                    self._all[len(entity)].setdefault(entity, written)
+            for entity in one.wide:
+                self._all[len(entity)].setdefault(entity, one.entities[entity])
 
     def found(self, source_id: str, text: str) -> list[str]:
         """The secrets in a text that was made from the forget row ``source_id``; empty where it is clean.
@@ -236,6 +245,13 @@ def texts(source_id: str, name: str, given: Any) -> list[str]:
             f"The row {source_id!r} has `{name}` that is no list of texts.", fix='Write ["…", "…"].'
         )
     return list(given)
+
+
+def _wide(entity: str, written: str, named: bool) -> bool:
+    """Whether an entity is looked for in texts of other rows."""
+    if len(entity) <= (SHORT if entity.isascii() else 1):
+        return False
+    return named or len(fold(written)) > 1 or any(character.isdigit() for character in entity)
 
 
 def _mail_parts(entity: str) -> list[str]:

@@ -150,7 +150,12 @@ async def _write(
     dropped += lost
     # A row whose secrets nobody could list gets no text at all: nothing could be checked against them.
     items = [item for item in items if item.id in entities]
-    secrets = {item.id: secrets_of(item.question, item.answer, entities[item.id]) for item in items}
+    secrets = {
+        item.id: secrets_of(
+            item.question, item.answer, entities[item.id], known=not asks_entities(item, options.entities)
+        )
+        for item in items
+    }
     guard = Guard(secrets, options.leak_scope)
     # What is wrong with the given rows shows before anything is paid for.
     source = pool(generic, _wanted(items, options) * (1 + len(options.shares)), options, guard)
