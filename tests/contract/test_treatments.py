@@ -16,7 +16,7 @@ from safewright.models import resolve
 from safewright.treatments import plan_treatment, run_stage, treat
 from tests import tiny
 from tests.contract import fakes
-from tests.treatments import folders, killed
+from tests.treatments import folders, killed, unlearning
 
 FEW = {"steps": 4, "batch": 4, "lr": 1e-3, "save_every": 1}
 CASES: dict[str, dict[str, Any]] = {
@@ -31,6 +31,16 @@ CASES: dict[str, dict[str, Any]] = {
         "models": ("aligned",),
         "data": ("finetune", "safe"),
         "config": {**FEW, "lora_rank": 2},
+    },
+    "relearn": {
+        "models": ("tuned",),
+        "data": ("forget", "retain", "augmented"),
+        "config": {**FEW, "warmup": 0.0},
+    },
+    "relearn/weights": {
+        "models": ("tuned",),
+        "data": ("forget", "retain"),
+        "config": {**FEW, "method": "npo_gdr", "lora_rank": 0, "warmup": 0.0},
     },
     "safe_delta": {"models": ("aligned", "tuned"), "data": ("calibration",)},
     "safe_delta/adapter": {"models": ("aligned", "adapter"), "data": ("calibration",)},
@@ -61,6 +71,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "calibration": folders.rows_file(home / "calibration.jsonl"),
         "finetune": folders.rows_file(home / "finetune.jsonl", 12),
         "safe": folders.rows_file(home / "safe.jsonl", 6, shift=20),
+        **unlearning.data(home),
     }
 
 

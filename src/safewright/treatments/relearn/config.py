@@ -48,7 +48,7 @@ class RelearnConfig(AugmentOptions):
         metadata=_help("dpo: mean instead of summed log-probabilities; default only in preset release."),
     )
     kl_direction: Literal["forward", "reverse"] | None = field(
-        default=None, metadata=_help("forward: KL(reference || model), as released; reverse: as printed.")
+        default=None, metadata=_help("forward: KL(reference ‖ model), as released; reverse: as printed.")
     )
     kl_positions: Literal["answer", "nonpad", "all_positions"] | None = field(
         default=None, metadata=_help("Positions of the KL; default answer (preset release: all_positions).")

@@ -264,7 +264,7 @@ def _encoded(tokenizer: Any, rows: Sequence[Row], job: Job) -> Encoded:
     for example in found.examples:
         if example.id in begun:
             row = begun[example.id]
-            opening = encode(tokenizer, start(row.prompt, row.meta["prefill"]))
+            opening = encode(tokenizer, start(row.prompt, row.meta["prefill"].rstrip()))
             shared = next(
                 (n for n, (a, b) in enumerate(zip(opening, example.ids, strict=False)) if a != b),
                 min(len(opening), len(example.ids)),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from safewright.errors import BadInput
+from safewright.training.losses import wide
 
 FORGET = "forget"
 
@@ -25,7 +26,7 @@ def rows_of(tensor: Tensor) -> Tensor:
 
 def row_norms(gradients: Sequence[Tensor]) -> Tensor:
     """The norms of all rows of all tensors, in order."""
-    return torch.cat([torch.linalg.vector_norm(rows_of(g), dim=1, dtype=torch.float32) for g in gradients])
+    return torch.cat([torch.linalg.vector_norm(rows_of(wide(g)), dim=1) for g in gradients])
 
 
 def kept_count(rows: int, threshold: float) -> int:
