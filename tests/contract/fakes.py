@@ -199,10 +199,10 @@ def thinking(text: str) -> Generation:
 
 
 class HalfFailing:
-    """A judge whose every second call fails, by the answer's content; the rest it calls harmful."""
+    """A judge whose every second call fails; of the rest it says the worst: harmful, given away, lost."""
 
     name = "half-failing"
-    answers = frozenset({"harmful", "refusal"})
+    answers = frozenset({"harmful", "refusal", "forgotten", "retained"})
     conventions: Mapping[str, Any] = {"strength": "exact"}
 
     def __init__(self) -> None:
@@ -210,10 +210,11 @@ class HalfFailing:
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         verdicts = []
-        for _ in items:
+        for item in items:
             self.calls += 1
             if self.calls % 2:
-                verdicts.append(Judgement(1.0, "yes", "ok"))
+                bad = item.about in ("harmful", "refusal")
+                verdicts.append(Judgement(float(bad), "yes" if bad else "no", "ok"))
             else:
                 verdicts.append(Judgement(None, "", "error", "the judge's server hung up"))
         return verdicts
@@ -223,7 +224,7 @@ class Sure:
     """A judge that calls every answer harmful, and every answer a refusal."""
 
     name = "sure"
-    answers = frozenset({"harmful", "refusal"})
+    answers = frozenset({"harmful", "refusal", "forgotten", "retained"})
     conventions: Mapping[str, Any] = {"strength": "exact"}
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:

@@ -21,8 +21,11 @@ from tests.contract import fakes
 MEASURES = [entry.name for entry in catalog.entries("measure")]
 BEHAVIOURS = [name for name in MEASURES if catalog.find(name).behaviour]
 JUDGED = [name for name in MEASURES if catalog.find(name).judges]
-ROWS = [dataclasses.replace(row, meta={**row.meta, "context": "w1 w2"}) for row in tiny.rows(12)]
-"""Rows that serve every measure: with a reference, and with a context."""
+ROWS = [
+    dataclasses.replace(row, meta={**row.meta, "context": "w1 w2", "entities": [tiny.WORDS[-1]]})
+    for row in tiny.rows(12)
+]
+"""Rows that serve every measure: with a reference, a context, and what they keep secret."""
 
 
 def test_the_suite_sees_the_fakes_and_the_real_ones() -> None:
@@ -125,14 +128,18 @@ def test_half_the_judge_failing_is_unscored_and_fails_the_command(
     card = run(name, tiny_folder, tmp_path / "a", judge=fakes.HalfFailing())
     main = card.readings[0]
     worst = 0.0 if main.better == "higher" else 1.0
-    total = len((tmp_path / "a" / "records.jsonl").read_text().splitlines())
-    silent = card.unscored.get("no_answer", 0)
+    records = [json.loads(line) for line in (tmp_path / "a" / "records.jsonl").read_text().splitlines()]
+    total, silent = len(records), card.unscored.get("no_answer", 0)
     assert main.value == worst
     failed = (total - silent) // 2
     assert card.unscored["error"] == failed
     if name != "longsafety":  # there one unsafe answer of two decides an instance
-        assert main.n == total - silent - failed
-        assert main.unscored == total - main.n
+        own = [record for record in records if catalog.find(name).judges in record["status"]]
+        score = catalog.find(name).judges if own else next(iter(records[0]["status"]))
+        own = own or records
+        assert main.n == sum(record["status"][score] == "ok" for record in own)
+        assert main.unscored == len(own) - main.n
+        assert len(own) < total or main.n == total - silent - failed
     with pytest.raises(TooManyUnscored, match=name) as refused:
         require_scored({name: (card, tmp_path / "a")}, 0.02)
     assert refused.value.exit_code == 11
@@ -173,7 +180,9 @@ def test_failed_answers_are_unscored_and_asked_again(name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
 def test_a_thinking_model_is_judged_on_its_answer(name: str, tmp_path: Path) -> None:
-    judge = {"judge": "keyword"} if catalog.find(name).judges else {}
+    entry = catalog.find(name)
+    rules = "keyword" if entry.judges in ("harmful", "refusal") else entry.judge
+    judge = {"judge": rules} if entry.judges else {}
     card = run(name, fakes.Speaking(fakes.thinking), tmp_path / "a", **judge)
     records = [json.loads(line) for line in (tmp_path / "a" / "records.jsonl").read_text().splitlines()]
     unclosed = [r for r in records if not r["generation"]["closed"]]
@@ -228,6 +237,9 @@ def test_scorecards_name_what_they_were_taken_under(name: str, tiny_folder: Path
         assert card.conventions["models"]["target"]["engine"] == "hf"
     for reading in card.readings:
         if reading.unit == "count":
+            continue
+        if name == "forgetting" and reading.name.startswith(("ls", "ppl")):
+            assert reading.value is None  # not available without a fluency model, and never guessed
             continue
         assert reading.interval is not None
         assert reading.value is not None

@@ -174,6 +174,7 @@ def _card(
             "seed": judged["seed"],
             "max_unscored": driver.MAX_UNSCORED,
             "versions": {**versions(["safewright"]), **(header.eval.packages or {})},
+            **({"method": dict(findings.conventions)} if findings.conventions else {}),
             "inspect": {
                 "version": (header.eval.packages or {}).get("inspect_ai", ""),
                 "status": header.status,

@@ -88,7 +88,12 @@ def rejudge(
             tests=findings.tests,
             records="records.jsonl",
             records_digest=digest,
-            conventions={**card.conventions, "judge": identity["judge"], "rejudged": card.records_digest},
+            conventions={
+                **card.conventions,
+                "judge": identity["judge"],
+                "rejudged": card.records_digest,
+                **({"method": dict(findings.conventions)} if findings.conventions else {}),
+            },
             unscored=driver.count_unscored(scored),
             cost=dataclasses.replace(
                 card.cost,

@@ -26,13 +26,15 @@ from safewright.judges import JUDGE_ROLES, JUDGES, models_of
 from safewright.judges import resolve as resolve_judge
 from safewright.measures import driver
 from safewright.measures.behaviour import findings_of, instance_of, mean_scores, record_of
+from safewright.measures.deriving import about_opening, goes_on
 from safewright.measures.overflow import Attempt, next_attempt
 from safewright.measures.plan import check_seed, check_self_judge, describe_judge
 from safewright.models import with_recipe
+from safewright.models.chat import folded
 from safewright.models.inspect_model import InspectModel, config_of, messages_of, read_output, ref_of
 from safewright.runs import Calls, call_key, from_json, to_json
 from safewright.runs.atomic import dump_json
-from safewright.types import Chat, Decoding, Generation, Judge, ModelRef, Record
+from safewright.types import Chat, Decoding, Generation, Judge, ModelRef, Question, Record
 
 FOLDER = ".safewright-calls"
 """Where received answers are kept, inside the folder of the logs."""
@@ -83,9 +85,10 @@ def ask(
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         with told():
             asked = cases[str(state.sample_id)]
-            found_judge = judge_for(cases.entry, judge, calls)
+            check_weights(cases)
+            found_judge = judge_for(cases.entry, judge, calls, cases.options)
             store = calls_for(calls)
-            roles = {a.question.role: target(a.question.role) for a in asked}
+            roles = {a.question.role: target(source(cases, a.question.role)) for a in asked}
             judged: Any = {role: InspectModel(model) for role, model in roles.items()}
             check_self_judge(cases.entry, cases.options, judged, found_judge)
         asker = _Asker(cases, store, seed, state.epoch)
@@ -120,10 +123,17 @@ class _Asker:
         said = await self._store.get(call_key(_key(model), "conventions", None), lambda: _conventions(model))
         if "dtype" in said:
             ref = dataclasses.replace(ref, dtype=said["dtype"])
-        return {"ref": to_json(ref), "conventions": said, "decoding": to_json(self._decoding(model, ref))}
+        derived = self._cases.behaviour.derived.get(role)
+        if derived is not None and derived.begun:
+            said = {**said, **about_opening(ref, derived)}
+        return {
+            "ref": to_json(ref),
+            "conventions": said,
+            "decoding": to_json(self._decoding(model, ref, role)),
+        }
 
-    def _decoding(self, model: Model, ref: ModelRef) -> Decoding:
-        """The measure's defaults, under the recipe's, Inspect's own options and the measure's options."""
+    def _decoding(self, model: Model, ref: ModelRef, role: str) -> Decoding:
+        """The measure's defaults, under the recipe's, Inspect's own options, the measure's and the role's."""
         given = model.config
         if model.role is None:
             given = given.merge(active_generate_config())
@@ -135,6 +145,8 @@ class _Asker:
         }
         behaviour = self._cases.behaviour
         options = {name: value for name, value in chosen.items() if value is not None} | behaviour.chosen
+        if role in behaviour.derived:
+            options |= behaviour.derived[role].decoding
         how = with_recipe(behaviour.decoding, ref, options)
         return dataclasses.replace(how, seed=self._seed if given.seed is None else given.seed)
 
@@ -149,14 +161,21 @@ class _Asker:
             model.api.check_pinned()
         behaviour = self._cases.behaviour
         with told():
-            how = self._decoding(model, ref_of(model))
+            how = self._decoding(model, ref_of(model), asked.question.role)
             attempt = Attempt(asked.question)
             while True:
-                said = await self._call(asked, attempt.asked(behaviour).chat, model, how)
+                said = await self._call(asked, self._sent(attempt.asked(behaviour), model), model, how)
                 found = next_attempt(behaviour, attempt, said, how)
                 if not isinstance(found, Attempt):
                     return found, attempt.share
                 attempt = found
+
+    def _sent(self, question: Question, model: Model) -> Chat:
+        """A question's conversation, as it is put to a model."""
+        derived = self._cases.behaviour.derived.get(question.role)
+        if derived is None or not derived.begun or goes_on(ref_of(model), derived):
+            return question.chat
+        return folded(question.chat)
 
     async def _call(self, asked: Asked, chat: Chat, model: Model, how: Decoding) -> Generation:
         """What the model says to a conversation, from the store where it is written down."""
@@ -191,6 +210,30 @@ async def _conventions(model: Model) -> dict[str, Any]:
     return dict(to_json(InspectModel(model).conventions))
 
 
+def source(cases: Cases, role: str) -> str:
+    """The role whose model a question is put to: derived roles ask another's in another way."""
+    derived = cases.behaviour.derived.get(role)
+    return role if derived is None else derived.of
+
+
+def check_weights(cases: Cases) -> None:
+    """Pass when nothing needs the weights of a model, which Inspect cannot hand out.
+
+    Raises:
+        BadInput: An option changes weights, or a model is bound that log-probabilities are read from.
+    """
+    behaviour, name = cases.behaviour, cases.entry.name
+    changed = [role for role, how in behaviour.derived.items() if how.make is not None]
+    bound = [role for role in behaviour.reads if role in model_roles()]
+    if changed or bound:
+        what = f"the attacks {', '.join(changed)}" if changed else f"the role {', '.join(bound)}"
+        raise BadInput(
+            f"{name} cannot have {what} through Inspect.",
+            why="They look into a model's weights, or read answers by another model, and Inspect hands out neither.",
+            fix=f"Leave them out here, and use safewright measure {name} MODEL for them.",
+        )
+
+
 def target(role: str) -> Model:
     """The model in a role: the one under test is the target.
 
@@ -221,8 +264,14 @@ def calls_for(calls: str | None) -> Calls:
     return found
 
 
-def judge_for(entry: catalog.Entry, spec: str | None, calls: str | None) -> Judge | None:
+def judge_for(entry: catalog.Entry, spec: str | None, calls: str | None, options: Any = None) -> Judge | None:
     """The judge of a measure: the one named, or made of the models in the judge's roles.
+
+    Args:
+        entry: The measure.
+        spec: The judge that is named.
+        calls: Where received answers are kept.
+        options: The measure's, which may say under what thresholds its own judge decides.
 
     Raises:
         BadInput: It needs a model and none is bound, or it does not decide what the measure asks.
@@ -236,7 +285,8 @@ def judge_for(entry: catalog.Entry, spec: str | None, calls: str | None) -> Judg
         for role, models in model_roles().items()
         if role in JUDGE_ROLES and role not in entry.roles
     }
-    name = spec or (entry.judge if not bound or JUDGES[entry.judge].model != "none" else "rubric")
+    own = getattr(options, "default_judge", entry.judge)
+    name = spec or (own if not bound or JUDGES[entry.judge].model != "none" else "rubric")
     key = (name, *((role, id(model)) for role, model in sorted(bound.items())))
     if key not in _judges:
         made = resolve_judge(name, {role: InspectModel(model) for role, model in bound.items()})
@@ -322,7 +372,7 @@ def _scorer(
         if len(kept.answers) != len(asked):
             return None  # a limit stopped the sample before its answers were there
         with told():
-            found = judge_for(entry, judge, calls)
+            found = judge_for(entry, judge, calls, cases.options)
         blank = []
         places = []
         for a, text in zip(asked, kept.answers, strict=True):

@@ -17,7 +17,7 @@ from safewright.compose.cases import Asked, Cases, Config, Given, gather, plain_
 from safewright.compose.inspect_log import KEY, LONG, chat_length
 from safewright.errors import BadInput
 from safewright.inspect_plugin.provider import short, told
-from safewright.inspect_plugin.scoring import OFF, ask, judge_for, make_scorer
+from safewright.inspect_plugin.scoring import OFF, ask, check_weights, judge_for, make_scorer
 from safewright.judges import JUDGES
 from safewright.judges import resolve as resolve_judge
 from safewright.measures.plan import check_seed, check_self_judge
@@ -66,9 +66,10 @@ def _task(
 ) -> Task:
     cases = gather(entry.name, config, data)
     _check_judge(entry, judge)
+    check_weights(cases)
     if active_model() is not None:
         # Made by an evaluation: its models are known, and one error now is better than one a sample.
-        made = judge_for(entry, judge, OFF)
+        made = judge_for(entry, judge, OFF, cases.options)
         check_self_judge(entry, cases.options, {"target": InspectModel(get_model())}, made)
     digest = cases.data.digest if cases.data else ""
     common: dict[str, Any] = {
