@@ -34,6 +34,7 @@ def estimate(
     optional_data=("retain", "generic", "augmented", "alternatives"),
     gives=("weights", "adapter"),
     estimate=estimate,
+    launches=True,
     stages={"augment": Stage(augment, writes=True)},
 )
 def relearn(job: Job) -> Made:
