@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from safewright.cli import console, options, running
+from safewright.cli import console, launch, options, running
 from safewright.runs import to_json
+from safewright.training.processes import is_main
 
 
 def treat(
@@ -37,17 +38,21 @@ def treat(
         int, typer.Option("--threads", min=1, help="Compute threads of each process; part of the plan.")
     ] = 1,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that write matrices.")] = 1,
+    launching: Annotated[
+        str | None, typer.Option("--launch", metavar="|".join(launch.CHOICES), help=launch.HELP)
+    ] = None,
     overwrite: options.Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print disk, memory and time; change nothing.")
     ] = False,
     json: options.JsonOut = False,
-) -> None:
+) -> int | None:
     """Make a better model: a plain folder or adapter, with its provenance beside the weights."""
     from safewright import catalog
-    from safewright.treatments import plan_treatment, run_stage, run_treatment
+    from safewright.treatments import check_free, follow_treatment, plan_treatment, run_stage, run_treatment
 
     entry = catalog.find(name, "treatment")
+    several, device = launch.choose(launching, entry, stage, device)
     plan = plan_treatment(
         name,
         options.by_role(model, "--model", entry.roles),
@@ -59,13 +64,21 @@ def treat(
         limit=limit,
         device=device,
         threads=threads,
+        processes=several.count if several else 1,
     )
+    if several and launch.launched() and not is_main():
+        follow_treatment(plan, workers=workers)
+        return None
     estimate = plan.estimate(workers)
-    _tell(estimate)
+    if not launch.launched():
+        _tell(estimate)
     if dry_run:
         if json:
             console.result(estimate)
-        return
+        return None
+    if several and not launch.launched():
+        check_free(plan, overwrite=overwrite)
+        return launch.relaunch(several)
     makes = stage is None or entry.stages[stage].makes
     command = running.command_line()
     given: Any = {"overwrite": overwrite, "workers": workers}
@@ -81,7 +94,7 @@ def treat(
         else:
             _show(found)
         _require_passed(found.get("checks", ()))
-        return
+        return None
     page = _page(result, plan.run_folder, command)
     if json:
         console.result(result)
@@ -93,6 +106,7 @@ def treat(
         print(f"{result.kind}: {out}")
         print(f"page: {page}")
     _require_passed(to_json(result.checks))
+    return None
 
 
 def _page(result: Any, folder: Path, command: str) -> Path:

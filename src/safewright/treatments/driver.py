@@ -7,8 +7,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from safewright.errors import BadInput
 from safewright.models import resolve
@@ -16,9 +17,10 @@ from safewright.models.references import as_path
 from safewright.models.threads import compute_threads
 from safewright.runs import Run, digest_file, from_json, open_run, to_json
 from safewright.runs.atomic import disk_errors
-from safewright.runs.folder import PLAN, foreign
+from safewright.runs.folder import PLAN, examine, foreign
 from safewright.runs.progress import Progress, silent
 from safewright.runs.run import plan_digest
+from safewright.training import processes
 from safewright.treatments.job import Job, Made
 from safewright.treatments.placing import PROVENANCE, let_go, put, put_back, require_free, stands
 from safewright.treatments.plan import TreatPlan, inputs, plan_treatment
@@ -91,9 +93,10 @@ def run_treatment(
     started = time.monotonic()
     out = plan.out
     assert out is not None
+    processes.require_launched()
 
     def work(job: Job) -> dict[str, Any]:
-        made: Made = (plan.entry if plan.stage is None else plan.entry.stages[plan.stage]).function(job)
+        made = _made(plan, job)
         job.run.event("made", seconds=round(time.monotonic() - started, 3))
         return {"kind": made.kind, "checks": made.checks, "report": made.report or {}}
 
@@ -112,6 +115,49 @@ def run_treatment(
 
     folder = Path(run) if run is not None else plan.run_folder
     return _put_in_place(plan, out, folder, work, result, overwrite, workers, notes, progress)
+
+
+def check_free(plan: TreatPlan, *, overwrite: bool = False) -> None:
+    """Pass when the result of a plan may be put in its place, and a run be begun, as far as can be told now.
+
+    Raises:
+        BadInput: Something stands in the way.
+    """
+    assert plan.out is not None
+    with disk_errors(plan.out):
+        require_free(plan.out, plan, overwrite)
+        examine(plan.run_folder, overwrite=overwrite and not _unfinished(plan.run_folder, plan))
+
+
+def follow_treatment(plan: TreatPlan, *, workers: int = 1) -> None:
+    """Take part in a planned treatment whose run another process owns: compute with it, and write nothing.
+
+    Raises:
+        SystemExit: The main process has ended; there may have been nothing to do.
+    """
+    places = processes.messages().hear()
+    job = Job(
+        models=plan.models,
+        data=plan.data,
+        config=plan.options,
+        out=plan.out,
+        draft=Path(places["draft"]),
+        run=cast(Run, processes.FollowingRun(Path(places["run"]), plan.identity)),
+        seed=plan.seed,
+        device=plan.device,
+        threads=plan.threads,
+        workers=workers,
+        progress=silent,
+    )
+    processes.settle(plan.device)
+    with compute_threads(plan.threads):
+        _made(plan, job)
+    processes.messages().hear()  # the main process still writes: nothing of the group may go before it ends
+
+
+def _made(plan: TreatPlan, job: Job) -> Made:
+    made: Made = (plan.entry if plan.stage is None else plan.entry.stages[plan.stage]).function(job)
+    return made
 
 
 def run_stage(
@@ -186,6 +232,10 @@ def _put_in_place(
 
 def _worked(plan: TreatPlan, job: Job, work: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
     """What the work of a plan found, in plain JSON, once its inputs are still those that were planned with."""
+    if processes.world_size() > 1:
+        processes.messages().tell({"run": str(job.run.dir), "draft": str(job.draft)})
+        job = replace(job, run=cast(Run, processes.LeadingRun(job.run)))
+        processes.settle(plan.device)
     with compute_threads(plan.threads):
         found: dict[str, Any] = to_json(work(job))
     _require_unchanged(plan)

@@ -36,6 +36,7 @@ class TreatPlan:
     seed: int
     device: str
     threads: int
+    processes: int = 1
 
     @property
     def writes(self) -> bool:
@@ -51,6 +52,7 @@ class TreatPlan:
             if option.metadata.get("decides", True)
         }
         files = inputs(self.options)
+        several = {"processes": self.processes} if self.processes > 1 else {}
         plain: dict[str, Any] = to_json(
             {
                 "treatment": {
@@ -66,8 +68,8 @@ class TreatPlan:
                     role: {"digest": held.digest, "rows": len(held.rows)} for role, held in self.data.items()
                 },
                 "seed": self.seed,
-                # Sums are split by thread: the bytes are promised for this number on this machine.
-                "engine": {"device": self.device, "threads": self.threads},
+                # Sums are split by thread and process: the bytes are promised for these numbers on this machine.
+                "engine": {"device": self.device, "threads": self.threads, **several},
                 "versions": versions(VERSIONS),
             }
         )
@@ -103,6 +105,7 @@ def plan_treatment(
     limit: int | None = None,
     device: str = "auto",
     threads: int = 1,
+    processes: int = 1,
 ) -> TreatPlan:
     """A treatment ready to run; see `treat` for the arguments, `catalog.Stage` for stages.
 
@@ -141,6 +144,7 @@ def plan_treatment(
         seed,
         _device(device),
         threads,
+        processes,
     )
 
 
