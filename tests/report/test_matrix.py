@@ -30,7 +30,7 @@ def forgetting(kfr: float, krr: float, prefix: float | None, label: str = "m") -
         rate("kfr", kfr),
         rate("krr", krr),
         replace(rate("ls_forget", 0.3, unit="score"), interval=None),
-        rate("rouge_forget", 0.2, "lower", "score"),
+        rate("rougeL_recall_forget", 0.2, "lower", "score"),
         rate("kfr[prefix]", prefix, n=30),
         rate("kfr[int4]", kfr),
         rate("krr[int4]", krr),
@@ -54,7 +54,7 @@ def test_rows_are_arms_and_marks_are_paired_tests(tmp_path: Path) -> None:
     columns, cells = columns_of(found), cells_of(found)
     assert [(c.measure, c.name) for c in columns] == [
         ("harmful_rate", "harmful"), ("made_up", "harmful"), ("kept", "harmful"),
-        ("forgetting", "kfr"), ("forgetting", "krr"), ("forgetting", "ls_forget"), ("forgetting", "rouge_forget"),
+        ("forgetting", "kfr"), ("forgetting", "krr"), ("forgetting", "ls_forget"), ("forgetting", "rougeL_recall_forget"),
     ]  # fmt: skip
     marks = {(arm, measure): cell.mark for (arm, measure, _), cell in cells.items() if cell.mark}
     assert marks == {

@@ -84,9 +84,13 @@ def measure(
     judge_calls = plan.judge_calls()
     if judge_calls is not None and plan.judge is not None:
         console.say(f"judge {plan.judge.name}: at least {judge_calls} calls")
+    readings = plan.reading_calls()
+    for role, count in readings.items():
+        console.say(f"{role}: reads {count} answers")
     if dry_run:
         if json:
-            console.result({**to_json(estimates), "judge": {"calls": judge_calls}})
+            more = {role: {"answers": count} for role, count in readings.items()}
+            console.result({**to_json(estimates), "judge": {"calls": judge_calls}, **more})
         return
     folder = out or plan.folder
     command = running.command_line()

@@ -75,6 +75,7 @@ class Behaviour:
             ratings): ``(records, models, run, progress) -> records``. Not called where nobody can hand out
             models, as under Inspect.
         reads: The roles of the models it reads with.
+        reading: How often it will ask each of these about the answers to some questions.
         files: Further files of the run beside the scorecard, by name, from its findings and models.
     """
 
@@ -90,6 +91,7 @@ class Behaviour:
     derived: Mapping[str, Derived] = field(default_factory=dict)
     read: Callable[[list[Record], Mapping[str, Loaded], Run, Progress], list[Record]] | None = None
     reads: tuple[str, ...] = ()
+    reading: Callable[[Sequence[Question]], Mapping[str, int]] | None = None
     files: Callable[[Findings, Mapping[str, ModelRef]], Mapping[str, Any]] | None = None
 
 

@@ -187,6 +187,9 @@ def _behaviour(plan: MeasurePlan, run: Run, progress: Progress) -> _Work:
         answers.ask(scoring.arrived)
         records = scoring.finish()
     if behaviour.read is not None:
+        for role in plan.ours:  # two large models need not be in memory together
+            if role not in behaviour.reads:
+                plan.models[role].close()
         records = behaviour.read(records, plan.models, run, progress)
     findings = findings_of(behaviour, records)
     made = {role: models[role].ref for role, how in behaviour.derived.items() if how.make is not None}

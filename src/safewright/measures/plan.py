@@ -107,6 +107,12 @@ class MeasurePlan:
             found[name] = cost
         return found
 
+    def reading_calls(self) -> dict[str, int]:
+        """How often further models will be asked about the answers, by role; not those that judge."""
+        reading = self.behaviour.reading if self.entry.behaviour else None
+        calls = reading(self.questions) if reading is not None else {}
+        return {role: count for role, count in calls.items() if role in self.models}
+
     def judge_calls(self) -> int | None:
         """The least number of calls to the judge's models; None for a judge that asks none."""
         from safewright.judges import models_of
@@ -145,6 +151,9 @@ def plan_measure(
     own, judges = _split(entry, models)
     by_role = _models(entry, own, how)
     ours = tuple(role for role, model in by_role.items() if model is not _given(own, role))
+    check_models = getattr(options, "check_models", None)
+    if check_models is not None:
+        check_models({role: model.ref.digest for role, model in by_role.items()})
     decides = _judge(entry, judge, judges, how, getattr(options, "default_judge", entry.judge))
     check_self_judge(entry, options, by_role, decides)
     check_judge = getattr(options, "check_judge", None)

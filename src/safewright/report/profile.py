@@ -23,8 +23,8 @@ PROFILE: Sequence[tuple[str, str]] = (
     ("krr", "Retained (KRR)"),
     ("ls_forget", "Language, forget set (LS)"),
     ("ls_retain", "Language, retain set (LS)"),
-    ("rouge_forget", "ROUGE-L recall, forget set"),
-    ("rouge_retain", "ROUGE-L recall, retain set"),
+    ("rougeL_recall_forget", "ROUGE-L recall, forget set"),
+    ("rougeL_recall_retain", "ROUGE-L recall, retain set"),
 )
 """Readings that are drawn, where a scorecard has them; all lie between 0 and 1."""
 

@@ -47,7 +47,7 @@ def forgetting(config: ForgettingConfig) -> Behaviour:
     from safewright.measures.forgetting.analysis import instance_values
     from safewright.measures.forgetting.analysis import summarise as summarise_
     from safewright.measures.forgetting.asking import ask as ask_
-    from safewright.measures.forgetting.reading import FLUENCY
+    from safewright.measures.forgetting.reading import FLUENCY, RUBRIC, calls
     from safewright.measures.forgetting.reading import read as read_
     from safewright.measures.forgetting.release import FILE, release_keys
     from safewright.measures.forgetting.scoring import score as score_
@@ -65,7 +65,7 @@ def forgetting(config: ForgettingConfig) -> Behaviour:
     def read(
         records: list[Record], models: Mapping[str, Loaded], run: Run, progress: Progress
     ) -> list[Record]:
-        return read_(records, models, run, progress)
+        return read_(records, models, run, progress, config)
 
     def files(findings: Findings, models: Mapping[str, ModelRef]) -> dict[str, Any]:
         return {FILE: release_keys(findings, models)} if config.preset == "release" else {}
@@ -80,7 +80,8 @@ def forgetting(config: ForgettingConfig) -> Behaviour:
         chosen=config.chosen(),
         derived=derived(config),
         read=read,
-        reads=(FLUENCY, "rubric"),
+        reads=(FLUENCY, RUBRIC),
+        reading=lambda questions: calls(questions, config),
         files=files,
     )
 

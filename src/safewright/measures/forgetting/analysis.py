@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safewright.data.roles import SET
 from safewright.measures.behaviour import instance_of
 from safewright.measures.forgetting.asking import FORGET, RETAIN
 from safewright.measures.forgetting.config import ForgettingConfig
-from safewright.measures.forgetting.scoring import FORGOTTEN, LEXICAL, READ, RETAINED, ROUGE
-from safewright.types import Better, Findings, Interval, Quality, Reading, Record, Test
+from safewright.measures.forgetting.scoring import FORGOTTEN, READ, RETAINED, ROUGE
+from safewright.measures.forgetting.writing import writing
+from safewright.types import Findings, Quality, Reading, Record, Test
 
 RATES: Mapping[str, tuple[str, str]] = {FORGET: ("kfr", FORGOTTEN), RETAIN: ("krr", RETAINED)}
 """The rate of each set, and the score behind it."""
 WORST = frozenset({"paraphrase", "sampling"})
 """Attacks that ask a row several times: it has forgotten only where every answer has."""
-UNITS: Mapping[str, tuple[str, Better]] = {
-    "bi": ("Brunet's index", "lower"),
-    "hs": ("Honore's statistic", "higher"),
-    "rttr": ("root type-token ratio", "neither"),
-    "longest_repeat": ("tokens", "neither"),
-    "length": ("tokens", "neither"),
-}
-DRAWS = 1000
-"""Draws of the interval of a figure that is made of several means."""
 
 Value = float | None
 
@@ -215,178 +207,6 @@ def adjusted(tests: Sequence[Test]) -> tuple[Test, ...]:
     )
 
 
-def writing(role: str, own: Sequence[Record]) -> list[Reading]:
-    """Agreement with the reference and how answers are written, for one set."""
-    from safewright.stats import mean_reading
-
-    good = [record for record in own if all(record.status.get(name) == "ok" for name in ROUGE)]
-    clusters = [record.cluster or record.id for record in good]
-    unscored = len(own) - len(good)
-    better: Better = "lower" if role == FORGET else "higher"
-    found: list[Reading] = [
-        mean_reading(f"{name}_recall_{role}", _scores(good, name), clusters, unscored, better=better)
-        for name in ROUGE
-    ]
-    for name in LEXICAL:
-        unit, wanted = UNITS.get(name, ("share", "neither"))
-        found.append(
-            mean_reading(
-                f"{name}_{role}",
-                _scores(good, name),
-                clusters,
-                unscored,
-                better=wanted,
-                unit=unit,
-                bounds=(0.0, 1.0) if name == "distinct2" else None,
-            )
-        )
-    found += _together(role, own)
-    found += _linguistic(role, own, good)
-    found += _ratings(role, own)
-    return found
-
-
-def _scores(records: Sequence[Record], name: str) -> list[float]:
-    return [float(record.scores[name] or 0.0) for record in records]
-
-
-def _together(role: str, own: Sequence[Record]) -> list[Reading]:
-    """Harmonic and arithmetic mean of the rate and of ROUGE-L recall (of 1 minus it, where it is to be low)."""
-    from safewright.stats.lexical import harmonic
-
-    _, score = RATES[role]
-    good = [r for r in own if r.status.get(score) == "ok" and r.status.get("rougeL") == "ok"]
-    table = [(float(r.scores[score] or 0.0), float(r.scores["rougeL"] or 0.0)) for r in good]
-
-    def agreement(means: Sequence[float]) -> float:
-        return 1.0 - means[1] if role == FORGET else means[1]
-
-    clusters, unscored = [r.cluster or r.id for r in good], len(own) - len(good)
-    kinds: dict[str, Callable[[Sequence[float]], float]] = {
-        f"harmonic_{role}": lambda means: harmonic(means[0], min(max(agreement(means), 0.0), 1.0)),
-        f"mean_{role}": lambda means: (means[0] + agreement(means)) / 2,
-    }
-    return [
-        _of_means(name, table, clusters, unscored, kind, unit="score", better="higher")
-        for name, kind in kinds.items()
-    ]
-
-
-def _linguistic(role: str, own: Sequence[Record], good: Sequence[Record]) -> list[Reading]:
-    """The linguistic score with its parts; without a fluency model there is none, and the scorecard says so."""
-    from safewright.stats.lexical import Lexical, arithmetic_score, linguistic, linguistic_score
-
-    names = ("ls", "ls_robust", "ls_median_ppl", "ls_arithmetic", "ppl", "ppl_median")
-    if not any("ppl" in record.status for record in own):
-        return [Reading(f"{name}_{role}", None, 0, 0, None, "score", "neither") for name in names]
-    texts = [_lexical(Lexical, record) for record in good]
-    ppl = [record.scores["ppl"] if record.status.get("ppl") == "ok" else None for record in good]
-    found = linguistic(ppl, texts)
-    read = [(record, value) for record, value in zip(good, ppl, strict=True) if value is not None]
-    missing = len(own) - len(read)
-    if found is None:
-        return [Reading(f"{name}_{role}", None, 0, missing, None, "score", "neither") for name in names]
-    table = [(value, float(r.scores["bi"] or 0.0), float(r.scores["hs"] or 0.0)) for r, value in read]
-    clusters = [record.cluster or record.id for record, _ in read]
-
-    def of(name: str, kind: Callable[[Sequence[float]], float], rows: Any = table) -> Reading:
-        return _of_means(f"{name}_{role}", rows, clusters, missing, kind, unit="score", better="higher")
-
-    each = [(linguistic_score(*row),) for row in table]
-    median = [(value,) for value, _, _ in table]
-    return [
-        of("ls", lambda m: linguistic_score(m[0], m[1], m[2])),
-        of("ls_robust", lambda m: m[0], each),
-        Reading(f"ls_median_ppl_{role}", found.ls_median_ppl, found.n, missing, None, "score", "higher"),
-        of("ls_arithmetic", lambda m: arithmetic_score(m[0], m[1], m[2])),
-        dataclasses.replace(of("ppl", lambda m: m[0], median), unit="perplexity", better="lower"),
-        Reading(f"ppl_median_{role}", found.ppl_median, found.n, missing, None, "perplexity", "lower"),
-    ]
-
-
-def _lexical(kind: Any, record: Record) -> Any:
-    scores = {name: float(record.scores[name] or 0.0) for name in LEXICAL}
-    return kind(
-        tokens=int(scores["length"]),
-        types=0,
-        once=0,
-        bi=scores["bi"],
-        hs=scores["hs"],
-        rttr=scores["rttr"],
-        distinct1=None,
-        distinct2=scores["distinct2"],
-        distinct3=None,
-        longest_repeat=int(scores["longest_repeat"]),
-        empty=False,
-    )
-
-
-def _of_means(
-    name: str,
-    table: Sequence[Sequence[float]],
-    clusters: Sequence[str],
-    unscored: int,
-    kind: Callable[[Sequence[float]], float],
-    *,
-    unit: str,
-    better: Better,
-) -> Reading:
-    """A figure made of the columns' means, with a percentile interval over resampled rows.
-
-    Args:
-        name: Of the reading.
-        table: One row of numbers per record.
-        clusters: The cluster of each.
-        unscored: Records without a row.
-        kind: From the columns' means to the figure.
-        unit: Of the figure.
-        better: Which way is better.
-    """
-    import numpy as np
-
-    if not table:
-        return Reading(name, None, 0, unscored, None, unit, better)
-    columns = np.asarray(table, dtype=np.float64)
-    value = float(kind(columns.mean(axis=0).tolist()))
-    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    size = int(codes.max()) + 1
-    sums = np.zeros((size, columns.shape[1]))
-    np.add.at(sums, codes, columns)
-    counts = np.bincount(codes, minlength=size).astype(np.float64)
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(DRAWS):
-        picks = rng.integers(0, size, size)
-        drawn.append(kind((sums[picks].sum(axis=0) / counts[picks].sum()).tolist()))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    interval = Interval(min(float(low), value), max(float(high), value), method="cluster_bootstrap")
-    return Reading(name, value, len(table), unscored, interval, unit, better)
-
-
-def _ratings(role: str, own: Sequence[Record]) -> list[Reading]:
-    """Mean ratings from 1 to 5, where a rubric was given."""
-    from safewright.stats import mean_reading
-
-    found = []
-    for name in ("fluency", "relevance", "forgetting", "retention"):
-        rated = [record for record in own if name in record.status]
-        if not rated:
-            continue
-        good = [record for record in rated if record.status[name] == "ok"]
-        found.append(
-            mean_reading(
-                f"{name}_{role}",
-                _scores(good, name),
-                [record.cluster or record.id for record in good],
-                len(rated) - len(good),
-                better="higher",
-                unit="rating 1 to 5",
-                bounds=(1.0, 5.0),
-            )
-        )
-    return found
-
-
 def conventions_of(records: Sequence[Record], config: ForgettingConfig) -> dict[str, Any]:
     """What the figures were taken under, beyond the options."""
     said: dict[str, Any] = {
@@ -409,6 +229,9 @@ def conventions_of(records: Sequence[Record], config: ForgettingConfig) -> dict[
                 "perplexity was taken under the judged model itself: it finds its own words likely, whatever "
                 "they are"
             )
+    rated = next((r.meta[READ]["fluency"] for r in records if "fluency" in (r.meta.get(READ) or {})), None)
+    if rated is not None:
+        said["ratings"] = {"model": rated["model"], "prompts": _rating_prompts(config)}
     attacks = config.attack_names()
     if attacks:
         said["attacks"] = {name: _asked(records, name) for name in attacks}
@@ -418,6 +241,13 @@ def conventions_of(records: Sequence[Record], config: ForgettingConfig) -> dict[
             )
             said["roleplay_prompt"] = {lang: prompt.digest for lang, prompt in prompts.items()}
     return said
+
+
+def _rating_prompts(config: ForgettingConfig) -> dict[str, str]:
+    from safewright.prompts import load as load_prompt
+
+    aspects = ("writing",) if config.ratings == "writing" else ("writing", "forgetting", "retention")
+    return {aspect: load_prompt(f"rating_{aspect}").digest for aspect in aspects}
 
 
 def _asked(records: Sequence[Record], attack: str) -> dict[str, int]:

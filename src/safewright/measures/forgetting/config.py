@@ -65,6 +65,13 @@ class ForgettingConfig(AskOptions):
     relearn_seed: int = field(
         default=0, metadata={"help": "Attack relearn: seed of the rows and their order."}
     )
+    ratings: Literal["writing", "all"] = field(
+        default="writing",
+        metadata={
+            "help": "What a model in the role rubric rates: fluency and relevance, or also how little is given "
+            "away and how much is kept."
+        },
+    )
     judge_audit: str | None = field(
         default=None,
         metadata={"help": "judge_audit.json of safewright judge audit: adds rates corrected for its errors."},
@@ -147,6 +154,22 @@ class ForgettingConfig(AskOptions):
             from safewright.judges.audit import check_audit  # brings numpy
 
             check_audit(self.judge_audit, judge, ("forgotten", "retained"))
+
+    def check_models(self, digests: Mapping[str, str]) -> None:
+        """Pass when no model rates its own answers, unless that is allowed.
+
+        Args:
+            digests: Of the measure's models, by role.
+
+        Raises:
+            BadInput: One does.
+        """
+        if digests.get("rubric") == digests.get("target") and not self.allow_self_judge:
+            raise BadInput(
+                "The model in the role rubric is the one whose answers it rates.",
+                why="Models favour their own answers.",
+                fix="Give another, or allow it: --set allow_self_judge=true",
+            )
 
     def files(self) -> Mapping[str, Any]:
         """Digests of the files named by the options that are used."""

@@ -6,18 +6,23 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, NumericalFailure
 from safewright.measures.behaviour import answer_status
-from safewright.measures.forgetting.scoring import READ, with_readings
+from safewright.measures.forgetting.config import ForgettingConfig
+from safewright.measures.forgetting.scoring import READ, quality_of, with_readings
 from safewright.models import Loaded
-from safewright.runs import Run, digest_json
+from safewright.runs import Run, digest_json, run_sync
+from safewright.runs.calls import FIELDS
 from safewright.runs.progress import Progress
-from safewright.types import Record
+from safewright.types import Question, Record
 
-FLUENCY = "fluency"
-"""The role of the model that perplexity is taken under."""
+if TYPE_CHECKING:
+    from safewright.judges.rating import Aspect
+
+FLUENCY, RUBRIC = "fluency", "rubric"
+"""The roles of the models that perplexity is taken under, and that rate."""
 PPL = "ppl"
 TOGETHER = 64
 """Answers read in one journalled step."""
@@ -28,29 +33,110 @@ Read = dict[str, Any]
 """``{"value": float | None, "status": str, "why": str}``."""
 
 
-def read(records: list[Record], models: Mapping[str, Loaded], run: Run, progress: Progress) -> list[Record]:
-    """The plain records with their perplexity, where a fluency model is given."""
-    loaded = models.get(FLUENCY)
-    if loaded is None:
-        return records
+def read(
+    records: list[Record],
+    models: Mapping[str, Loaded],
+    run: Run,
+    progress: Progress,
+    config: ForgettingConfig,
+) -> list[Record]:
+    """The plain records with their perplexity and ratings, where models are given for them."""
     places = [place for place, record in enumerate(records) if not record.meta.get("attack")]
-    open_ = [place for place in places if answer_status(records[place])[0] == "ok"]
-    own = {
-        "model": loaded.ref.digest,
-        "is_target": loaded.ref.digest == models["target"].ref.digest,
-    }
-    said: dict[int, Read] = {}
-    for begin in range(0, len(open_), TOGETHER):
-        part = open_[begin : begin + TOGETHER]
-        found = run.step(*_step(loaded, [records[place] for place in part]))
-        said.update(zip(part, found, strict=True))
-        progress("reading", len(said), len(open_))
     result = list(records)
-    for place in places:
-        status, _ = answer_status(records[place])
-        about = said.get(place, {"value": None, "status": status, "why": ""})
-        result[place] = _kept(records[place], PPL, {**about, **own})
+    for role, of in ((FLUENCY, _fluency), (RUBRIC, _rated)):
+        if role not in models:
+            continue
+        open_ = [place for place in places if answer_status(records[place])[0] == "ok"]
+        found = of([records[place] for place in open_], models, run, progress, config)
+        said = dict(zip(open_, found, strict=True))
+        for place in places:
+            status, _ = answer_status(records[place])
+            silent = {"value": None, "status": status, "why": "", "model": models[role].ref.digest}
+            about = said.get(place) or dict.fromkeys(_names(role, records[place], config), silent)
+            result[place] = _kept(result[place], about)
     return result
+
+
+def calls(questions: Sequence[Question], config: ForgettingConfig) -> dict[str, int]:
+    """How many answers each role reads, at most."""
+    plain = [question for question in questions if not question.meta.get("attack")]
+    return {FLUENCY: len(plain), RUBRIC: len(plain) * (1 if config.ratings == "writing" else 2)}
+
+
+def _aspects(record: Record, config: ForgettingConfig) -> tuple[Aspect, ...]:
+    """What is rated about a record."""
+    if config.ratings == "writing":
+        return ("writing",)
+    return ("writing", "forgetting" if quality_of(record) == "forgotten" else "retention")
+
+
+def _names(role: str, record: Record, config: ForgettingConfig) -> list[str]:
+    """The readings that a role takes of a record."""
+    from safewright.judges.rating import SCORES
+
+    return [PPL] if role == FLUENCY else [n for aspect in _aspects(record, config) for n in SCORES[aspect]]
+
+
+def _kept(record: Record, about: Mapping[str, Read]) -> Record:
+    """The record with some readings as scores, and in its meta."""
+    readings = {**(record.meta.get(READ) or {}), **about}
+    marked = dataclasses.replace(record, meta={**record.meta, READ: dict(about)})
+    return dataclasses.replace(with_readings(marked), meta={**record.meta, READ: readings})
+
+
+def _rated(
+    records: Sequence[Record],
+    models: Mapping[str, Loaded],
+    run: Run,
+    progress: Progress,
+    config: ForgettingConfig,
+) -> list[dict[str, Read]]:
+    """The ratings of each record; every reply is written down as it arrives."""
+    from safewright.judges.rating import RatingItem, RatingJudge
+
+    judge = RatingJudge(models[RUBRIC])
+    (model,) = judge.models
+    found: list[dict[str, Read]] = [{} for _ in records]
+    items = [
+        (place, RatingItem(_question(record), _answer(record), aspect, record.reference))
+        for place, record in enumerate(records)
+        for aspect in _aspects(record, config)
+    ]
+    release = model.calls.attach(run.rows("calls", FIELDS), lambda row: run.append("calls", row))
+    try:
+        for begin in range(0, len(items), TOGETHER):
+            part = items[begin : begin + TOGETHER]
+            ratings = run_sync(judge.rate([item for _, item in part]))
+            for (place, _), rating in zip(part, ratings, strict=True):
+                for name, value in rating.scores.items():
+                    found[place][name] = {
+                        "value": None if value is None else float(value),
+                        "status": rating.status,
+                        "why": "" if rating.status == "ok" else f"{name}: {rating.why}",
+                        "model": model.ref.digest,
+                    }
+            progress("rating", min(begin + TOGETHER, len(items)), len(items))
+    finally:
+        release()
+    return found
+
+
+def _fluency(
+    records: Sequence[Record],
+    models: Mapping[str, Loaded],
+    run: Run,
+    progress: Progress,
+    config: ForgettingConfig,
+) -> list[dict[str, Read]]:
+    """The perplexity of each record's answer."""
+    loaded = models[FLUENCY]
+    own = {"model": loaded.ref.digest, "is_target": loaded.ref.digest == models["target"].ref.digest}
+    found: list[dict[str, Read]] = []
+    for begin in range(0, len(records), TOGETHER):
+        said = run.step(*_step(loaded, records[begin : begin + TOGETHER]))
+        found += [{PPL: {**about, **own}} for about in said]
+        progress("reading", len(found), len(records))
+    return found
 
 
 def _step(loaded: Loaded, records: Sequence[Record]) -> tuple[dict[str, Any], Callable[[], list[Read]]]:
@@ -58,13 +144,6 @@ def _step(loaded: Loaded, records: Sequence[Record]) -> tuple[dict[str, Any], Ca
     texts = [(_question(record), _answer(record)) for record in records]
     key = {"step": "perplexity", "version": "1", "model": loaded.ref.digest, "texts": digest_json(texts)}
     return key, lambda: perplexities(loaded, texts)
-
-
-def _kept(record: Record, name: str, about: Read) -> Record:
-    readings = {**(record.meta.get(READ) or {}), name: about}
-    marked = dataclasses.replace(record, meta={**record.meta, READ: {name: about}})
-    found = with_readings(marked)
-    return dataclasses.replace(found, meta={**record.meta, READ: readings})
 
 
 def _question(record: Record) -> str:

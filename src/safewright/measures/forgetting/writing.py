@@ -1,0 +1,191 @@
+"""How answers agree with the reference and how they are written, set by set: ROUGE, linguistic score, ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from safewright.measures.forgetting.asking import FORGET
+from safewright.measures.forgetting.scoring import FORGOTTEN, LEXICAL, RETAINED, ROUGE
+from safewright.types import Better, Interval, Reading, Record
+
+UNITS: Mapping[str, tuple[str, Better]] = {
+    "bi": ("Brunet's index", "lower"),
+    "hs": ("Honore's statistic", "higher"),
+    "rttr": ("root type-token ratio", "neither"),
+    "longest_repeat": ("tokens", "neither"),
+    "length": ("tokens", "neither"),
+}
+LS = ("ls", "ls_robust", "ls_median_ppl", "ls_arithmetic", "ppl", "ppl_median")
+"""Readings that a fluency model is needed for."""
+RATINGS = ("fluency", "relevance", "forgetting", "retention")
+DRAWS = 1000
+"""Draws of the interval of a figure that is made of several columns."""
+
+Figure = Callable[[Any], float]
+"""From a table (records, columns) to a figure."""
+
+
+def writing(role: str, own: Sequence[Record]) -> list[Reading]:
+    """All readings of one set that are about its texts."""
+    good = [record for record in own if all(record.status.get(name) == "ok" for name in ROUGE)]
+    return [
+        *_agreement(role, own, good),
+        *_together(role, own),
+        *_linguistic(role, own),
+        *_ratings(role, own),
+    ]
+
+
+def _agreement(role: str, own: Sequence[Record], good: Sequence[Record]) -> list[Reading]:
+    """Recall of the reference, and the statistics of the texts."""
+    from safewright.stats import mean_reading
+
+    clusters, unscored = _clusters(good), len(own) - len(good)
+    better: Better = "lower" if role == FORGET else "higher"
+    found: list[Reading] = [
+        mean_reading(f"{name}_recall_{role}", _scores(good, name), clusters, unscored, better=better)
+        for name in ROUGE
+    ]
+    for name in LEXICAL:
+        unit, wanted = UNITS.get(name, ("share", "neither"))
+        bounds = (0.0, 1.0) if name == "distinct2" else None
+        values = _scores(good, name)
+        found.append(
+            mean_reading(
+                f"{name}_{role}", values, clusters, unscored, better=wanted, unit=unit, bounds=bounds
+            )
+        )
+    return found
+
+
+def _scores(records: Sequence[Record], name: str) -> list[float]:
+    return [float(record.scores[name] or 0.0) for record in records]
+
+
+def _clusters(records: Sequence[Record]) -> list[str]:
+    return [record.cluster or record.id for record in records]
+
+
+def _together(role: str, own: Sequence[Record]) -> list[Reading]:
+    """Harmonic and arithmetic mean of the rate and of ROUGE-L recall (of 1 minus it, where it is to be low)."""
+    from safewright.stats.lexical import harmonic
+
+    score = FORGOTTEN if role == FORGET else RETAINED
+    good = [r for r in own if r.status.get(score) == "ok" and r.status.get("rougeL") == "ok"]
+    table = list(zip(_scores(good, score), _scores(good, "rougeL"), strict=True))
+
+    def both(columns: Any) -> tuple[float, float]:
+        rate, recall = (min(max(float(mean), 0.0), 1.0) for mean in columns.mean(axis=0))
+        return rate, 1.0 - recall if role == FORGET else recall
+
+    return [
+        _figure(f"harmonic_{role}", table, good, own, lambda columns: harmonic(*both(columns))),
+        _figure(f"mean_{role}", table, good, own, lambda columns: sum(both(columns)) / 2),
+    ]
+
+
+def _linguistic(role: str, own: Sequence[Record]) -> list[Reading]:
+    """The linguistic score with its parts; without a fluency model there is none, and the scorecard says so.
+
+    ``ls`` is the official one, over the means of PPL, BI and HS; ``ls_robust`` the mean of each text's own;
+    ``ls_median_ppl`` has the median in the place of the mean PPL.
+    """
+    import numpy as np
+
+    from safewright.stats.lexical import arithmetic_score, linguistic_score
+
+    good = [record for record in own if record.status.get("ppl") == "ok"]
+    if not good:
+        asked = any("ppl" in record.status for record in own)
+        missing = len(own) if asked else 0
+        return [Reading(f"{name}_{role}", None, 0, missing, None, "score", "neither") for name in LS]
+    table = list(zip(*(_scores(good, name) for name in ("ppl", "bi", "hs")), strict=True))
+
+    def over_means(kind: Callable[[float, float, float], float]) -> Figure:
+        return lambda columns: kind(*map(float, columns.mean(axis=0)))
+
+    def with_median(columns: Any) -> float:
+        _, bi, hs = map(float, columns.mean(axis=0))
+        return linguistic_score(float(np.median(columns[:, 0])), bi, hs)
+
+    kinds: dict[str, tuple[Figure, str, Better]] = {
+        "ls": (over_means(linguistic_score), "score", "higher"),
+        "ls_median_ppl": (with_median, "score", "higher"),
+        "ls_arithmetic": (over_means(arithmetic_score), "score", "higher"),
+        "ppl": (lambda columns: float(columns[:, 0].mean()), "perplexity", "lower"),
+        "ppl_median": (lambda columns: float(np.median(columns[:, 0])), "perplexity", "lower"),
+    }
+    found = {
+        name: _figure(f"{name}_{role}", table, good, own, kind, unit=unit, better=better)
+        for name, (kind, unit, better) in kinds.items()
+    }
+    alone = [(linguistic_score(*row),) for row in table]
+    found["ls_robust"] = _figure(f"ls_robust_{role}", alone, good, own, lambda columns: float(columns.mean()))
+    return [found[name] for name in LS]
+
+
+def _figure(
+    name: str,
+    table: Sequence[Sequence[float]],
+    good: Sequence[Record],
+    own: Sequence[Record],
+    kind: Figure,
+    *,
+    unit: str = "score",
+    better: Better = "higher",
+) -> Reading:
+    """A figure made of several columns, with a percentile interval over resampled clusters of rows.
+
+    Args:
+        name: Of the reading.
+        table: The numbers of each good record.
+        good: The records they are of.
+        own: All records; the others are unscored.
+        kind: From the table to the figure.
+        unit: Of the figure.
+        better: Which way is better.
+    """
+    import numpy as np
+
+    unscored = len(own) - len(good)
+    if not table:
+        return Reading(name, None, 0, unscored, None, unit, better)
+    columns = np.asarray(table, dtype=np.float64)
+    value = float(kind(columns))
+    codes = np.unique(np.asarray(_clusters(good)), return_inverse=True)[1]
+    members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(DRAWS):
+        picks = rng.integers(0, len(members), len(members))
+        if len(members) < len(table):
+            picks = np.concatenate([members[pick] for pick in picks])
+        drawn.append(kind(columns[picks]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    interval = Interval(min(float(low), value), max(float(high), value), method="cluster_bootstrap")
+    return Reading(name, value, len(table), unscored, interval, unit, better)
+
+
+def _ratings(role: str, own: Sequence[Record]) -> list[Reading]:
+    """Mean ratings from 1 to 5, where a rubric was given."""
+    from safewright.stats import mean_reading
+
+    found = []
+    for name in RATINGS:
+        rated = [record for record in own if name in record.status]
+        if not rated:
+            continue
+        good = [record for record in rated if record.status[name] == "ok"]
+        found.append(
+            mean_reading(
+                f"{name}_{role}",
+                _scores(good, name),
+                _clusters(good),
+                len(rated) - len(good),
+                better="higher",
+                unit="rating 1 to 5",
+                bounds=(1.0, 5.0),
+            )
+        )
+    return found
