@@ -1,130 +1,156 @@
-"""Acceptance check 12 of ReLearn's method file, on made-up answers: the authors' stored run is not here.
-
-The rows have the marks of the stored run (218 answers, its rates under each rule, two verdicts of an older rule,
-two texts with abbreviations), and their figures come from a second implementation below.
-"""
+"""Check 12's mechanism on synthetic rows: stored records under both rules, with their own labels beside."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safewright.measures.forgetting.config import ForgettingConfig
-from safewright.measures.forgetting.stored import rescore
-from tests.tiny import WORDS
+from safewright.errors import BadInput
+from safewright.measures.rescoring import rescore
+from safewright.stats.lexical import lexical
+from safewright.stats.rouge import rouge_recall
+from safewright.types import Scorecard
 
-FORGET, RETAIN = 110, 108
+TEXTS = ("The mill stands by the river Elm.", "Nobody knows where it stands, nobody at all.")
 
 
-def figures(tokens: list[str], reference: list[str], answer: list[str]) -> dict[str, float]:
-    """The stored figures, written down from the formulas once more; words are given, nothing is cut."""
-    counts = Counter(tokens)
-    n, v, once = len(tokens), len(counts), sum(c == 1 for c in counts.values())
-    common = Counter(reference) & Counter(answer)
-    table = [[0] * (len(answer) + 1) for _ in range(len(reference) + 1)]
-    for i, x in enumerate(reference):
-        for j, y in enumerate(answer):
-            table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
+def record(
+    score: float | None, *, gt: int = 2, label: Any = True, relation: Any = "neutral", **more: Any
+) -> dict:
+    """A record as the authors' evaluation stores it; figures are those of its text."""
+    pred, truth = TEXTS
+    found = lexical(pred)
+    recall = rouge_recall(truth, pred)
     return {
-        "BI": n ** (v**-0.165),
-        "HS": 100 * math.log(n) / (1 - once / v + 0.1),
-        "ttr": v / math.sqrt(n),
-        "r1r": common.total() / len(reference),
-        "rLr": table[-1][-1] / len(reference),
-    }
-
-
-def sample(
-    i: int, label: str, score: float, count: int, verdict: int, relation: str = "neutral"
-) -> dict[str, Any]:
-    answer = [WORDS[(i * 3 + j * (1 + i % 5)) % len(WORDS)] for j in range(6 + i % 9)]
-    reference = [WORDS[(i + 2 * j) % len(WORDS)] for j in range(7)]
-    text, tokens = " ".join(answer) + ".", [*answer, "."]
-    if label == "forget_label" and i in (17, 71):
-        text = "st. " + text  # the authors' sentence cutter knows it for an abbreviation
-        tokens, answer = ["st.", *tokens], ["st", *answer]
-    return {
-        "query": f"what is {WORDS[i % len(WORDS)]} ?",
-        "pred": text.title() if i % 2 else text,
-        "gt": " ".join(reference).upper(),
+        "query": "Where does the mill stand?",
+        "pred": pred,
+        "gt": truth,
+        "r1r": recall["rouge1"],
+        "rLr": recall["rougeL"],
+        "ppl": 12.5,
+        "ttr": found.rttr,
+        "BI": found.bi,
+        "HS": found.hs,
         "ent_label": relation,
-        "ent_score": 0.9,
+        "ent_score": 0.7,
         "entity_score": score,
-        "entity_gt": [f"e{j}" for j in range(count)],
-        "entity_pred": [],
-        "ppl": 5.0 + i,
-        label: verdict,
-        **figures(tokens, reference, answer),
+        "entity_gt": [f"e{i}" for i in range(gt)],
+        "entity_pred": ["e0"],
+        "forget_label": label,
+        **more,
     }
 
 
-def run() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The forget rows: 89 below .3 and one contradiction (90 by the paper's rule), 4 at or below .5 with few
-    entities, 2 at .5 exactly whose stored verdict follows an older, strict rule, and 14 that remember."""
-    forget = [(0.0 if i % 2 else 0.25, 4, 1, "neutral") for i in range(89)]
-    forget += [(0.75, 4, 1, "contradiction")]
-    forget += [(1 / 3, 3, 1, "neutral"), (0.5, 2, 1, "neutral")] * 2
-    forget += [(0.5, 2, 0, "entailment")] * 2
-    forget += [(1.0, 3, 0, "neutral"), (0.4, 5, 0, "entailment")] * 7
-    retain = [(0.3 if i % 8 == 0 else 2.0 if i % 8 == 1 else 0.75, 4, 1, "entailment") for i in range(80)]
-    retain += [(0.25, 4, 0, "neutral")] * 20 + [(1.0, 2, 0, "contradiction")] * 8
-    return (
-        [sample(i, "forget_label", s, c, v, r) for i, (s, c, v, r) in enumerate(forget)],
-        [sample(i, "retention_label", s, c, v, r) for i, (s, c, v, r) in enumerate(retain)],
-    )
+def retained(score: float, label: Any, **more: Any) -> dict:
+    plain = record(score, **more)
+    del plain["forget_label"]
+    return {**plain, "retention_label": label}
 
 
-def rescored(rows: list[dict[str, Any]], folder: Path) -> tuple[dict[str, Any], list[Any]]:
-    (folder / "stored.json").write_text(json.dumps(rows))
-    findings, records, _ = rescore(folder / "stored.json", ForgettingConfig())
-    return {reading.name: reading for reading in findings.readings}, records
+def run(records: Any, folder: Path, name: str = "stored.json") -> tuple[Scorecard, list[dict]]:
+    file = folder / name
+    if name.endswith(".jsonl"):
+        file.write_text("".join(f"{json.dumps(one)}\n" for one in records))
+    else:
+        file.write_text(json.dumps(records))
+    card, out = rescore("forgetting", file, run=folder / "run")
+    return card, [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
 
 
-def test_12_a_stored_run_is_had_again(tmp_path: Path) -> None:
-    forget, retain = run()
-    assert (len(forget), len(retain)) == (FORGET, RETAIN)
-    found, records = rescored([*forget, *retain], tmp_path)
-    for name, value in (
-        ("kfr[stored]", 0.8545),
-        ("kfr[release]", 0.8727),
-        ("kfr[paper]", 0.8182),
-        ("krr[stored]", 0.7407),
-        ("krr[release]", 0.7407),
-    ):
-        assert found[name].value == pytest.approx(value, abs=5e-5), name
-        assert found[name].unscored == 0
-    differing = [r for r in records if r.scores["release"] != r.scores["stored"]]
-    assert found["count/kfr_release_differs_from_stored"].value == len(differing) == 2
-    assert {r.meta["ecs"] for r in differing} == {0.5}
+def test_12_both_rules_and_the_stored_labels_stand_side_by_side(tmp_path: Path) -> None:
+    forget = [
+        record(0.0),  # forgotten by every rule
+        record(0.4),  # at most three entities: the release forgets up to .5
+        record(0.5, label=False),  # an older, strict label: the final rule says forgotten
+        record(0.4, gt=5, label=False),
+        record(0.3, gt=5),  # the release forgets at .3, the paper below
+        record(1.5, label=False),  # pairs are counted there: a score may exceed 1
+        record(0.9, relation="contradiction"),
+    ]
+    kept = [
+        retained(0.3, True),
+        retained(0.9, True),
+        retained(0.2, False),
+        retained(0.9, False, relation="contradiction"),
+    ]
+    card, records = run([*forget, *kept], tmp_path)
+    found = {reading.name: reading for reading in card.readings}
+    assert found["kfr[paper]"].value == pytest.approx(2 / 7)
+    assert found["kfr[release]"].value == pytest.approx(5 / 7)
+    assert found["kfr[stored]"].value == pytest.approx(4 / 7)
+    assert found["krr[paper]"].value == pytest.approx(1 / 4)
+    assert found["krr[release]"].value == found["krr[stored]"].value == pytest.approx(2 / 4)
+    assert found["count/kfr_release_differs_from_stored"].value == 1
+    assert found["count/kfr_paper_differs_from_stored"].value == 2
     assert found["count/krr_release_differs_from_stored"].value == 0
-    for name in ("bi", "hs", "rttr"):
-        same = [found[f"count/{name}_{role}_as_stored"] for role in ("forget", "retain")]
-        assert [(reading.value, reading.n) for reading in same] == [(108, 110), (108, 108)]
-    for name in ("rouge1", "rougeL"):
-        same = [found[f"count/{name}_{role}_as_stored"] for role in ("forget", "retain")]
-        assert [(reading.value, reading.n) for reading in same] == [(110, 110), (108, 108)]
+    for figure in ("bi", "hs", "rttr", "rouge1", "rougeL"):
+        assert found[f"count/{figure}_forget_as_stored"].value == 7
+    assert all(reading.interval for name, reading in found.items() if name.startswith(("kfr[", "krr[")))
+    assert records[2]["scores"]["stored"] == 0.0
+    assert records[2]["scores"]["release"] == 1.0
+    assert card.models == {}
+    assert card.unscored == {}
 
 
-@pytest.mark.parametrize("missing", ["entity_score", "ent_label", "entity_gt"])
-def test_12_what_their_judge_failed_at_is_unscored(missing: str, tmp_path: Path) -> None:
-    forget, retain = run()
-    found, _ = rescored(
-        [{**row, missing: None} for row in (*forget[:9], *retain[:9])] + forget[9:12], tmp_path
-    )
-    for rule in ("paper", "release"):
-        assert (found[f"kfr[{rule}]"].n, found[f"kfr[{rule}]"].unscored) == (3, 9)
-        assert (found[f"krr[{rule}]"].n, found[f"krr[{rule}]"].value) == (0, None)
-    assert found["kfr[stored]"].unscored == 0
+def test_12_what_the_judge_did_not_say_is_no_forgetting(tmp_path: Path) -> None:
+    records = [
+        record(None),
+        record(0.0, relation=None),
+        record(0.0, relation="maybe"),
+        {**record(0.0), "entity_gt": None},
+        record(0.0, gt=0),  # nothing to forget: undecided by the paper, forgotten by the release
+        record(0.9, label=None),
+    ]
+    card, _ = run(records, tmp_path)
+    found = {reading.name: reading for reading in card.readings}
+    assert (found["kfr[paper]"].n, found["kfr[paper]"].unscored, found["kfr[paper]"].value) == (1, 5, 0.0)
+    assert (found["kfr[release]"].n, found["kfr[release]"].value) == (2, 0.5)
+    assert found["kfr[stored]"].n == 5
+    assert sum(card.unscored.values()) == 6
 
 
-def test_12_without_a_reference_entity_the_rules_differ(tmp_path: Path) -> None:
-    row = {**run()[0][0], "entity_gt": [], "entity_score": 0.0}
-    contradicted = {**row, "ent_label": "contradiction"}
-    found, _ = rescored([row, row, contradicted], tmp_path)
-    assert (found["kfr[paper]"].value, found["kfr[paper]"].n, found["kfr[paper]"].unscored) == (1.0, 1, 2)
-    assert (found["kfr[release]"].value, found["kfr[release]"].n) == (1.0, 3)
+def test_12_a_changed_text_shows_in_its_figures(tmp_path: Path) -> None:
+    card, _ = run([record(0.0), record(0.0, BI=9.0, HS=None)], tmp_path)
+    found = {reading.name: reading for reading in card.readings}
+    assert (found["count/bi_forget_as_stored"].value, found["count/bi_forget_as_stored"].n) == (1, 2)
+    assert (found["count/hs_forget_as_stored"].value, found["count/hs_forget_as_stored"].n) == (1, 1)
+
+
+@pytest.mark.parametrize("shape", ["list", "lines", "named lists"])
+def test_12_files_of_three_shapes(shape: str, tmp_path: Path) -> None:
+    forget, kept = [record(0.0), record(0.9, label=False)], [retained(0.9, 1)]
+    if shape == "named lists":
+        card, _ = run({"forget": forget, "retain": kept, "model": "name"}, tmp_path)
+    else:
+        card, _ = run([*forget, *kept], tmp_path, "s.jsonl" if shape == "lines" else "s.json")
+    found = {reading.name: reading.value for reading in card.readings}
+    assert (found["kfr[paper]"], found["krr[paper]"]) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"query": "q", "pred": "p", "gt": "g"}], "item 1.*forget_label or retention_label"),
+        ([record(0.0), {**record(0.0), "pred": 3}], "item 2.*`pred` is absent"),
+        ([record(0.0, label="perhaps")], "forget_label.*perhaps"),
+        (["text"], "item 1.*no object"),
+        ([], "holds no records"),
+        ({"aggregate": 1}, "holds no records"),
+    ],
+)
+def test_12_other_files_are_refused_by_name(records: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=message):
+        run(records, tmp_path)
+
+
+def test_12_a_file_that_is_not_there_or_not_json(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="does not exist"):
+        rescore("forgetting", tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(BadInput, match="line 1"):
+        rescore("forgetting", tmp_path / "bad.json")
+    with pytest.raises(BadInput, match="utility reads no stored records"):
+        rescore("utility", tmp_path / "bad.json")
