@@ -324,6 +324,7 @@ def _end(started: subprocess.Popen[bytes]) -> None:
                 worker.kill()
             except psutil.NoSuchProcess:
                 pass
+        psutil.wait_procs(workers, timeout=PATIENCE)
     started.wait()
 
 
