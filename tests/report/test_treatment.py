@@ -96,3 +96,28 @@ def test_a_treatment_with_nothing_to_say_has_a_page(tmp_path: Path) -> None:
     bare = [{"tensor": "a", "similarity": 0.1, "projected": True}]
     page = render_treatment(*made(tmp_path, layers=bare))
     assert re.search(r">\s*a\s*<", page)
+
+
+def test_dropped_rows_are_counted_by_reason_and_losses_drawn(tmp_path: Path) -> None:
+    page = render_treatment(
+        *made(
+            tmp_path,
+            coverage="34 of 36 forget rows",
+            uncovered=["email-1", HOSTILE],
+            drop_reasons={"answers: no verified answer": 3, f"verify: {HOSTILE}": 1200, "leak": 0},
+            losses={"loss": [2.0, 1.5, 1.0], "retain_kl": [0.3, 0.2, 0.1], "empty": []},
+            conventions={"kl_positions": "answer", HOSTILE: HOSTILE},
+            first_and_last={"loss": [2.0, 1.0]},
+        )
+    )
+    assert "Covered: 34 of 36 forget rows." in page
+    assert "email-1" in page
+    table = page[page.index("Why rows were dropped") :]
+    assert table.index("1,200") < table.index("no verified answer") < table.index(">leak<")
+    assert "Training: retain kl" in page
+    assert page.count('class="plot"') == 2
+    assert "kl positions" in page
+    assert "<script" not in page
+    clean = render_treatment(*made(tmp_path, coverage="36 of 36 forget rows", losses=[1.0, 0.5]))
+    assert "No row was dropped." in clean
+    assert clean.count('class="plot"') == 1

@@ -130,11 +130,12 @@ def matrix(
 
 
 def write_pages(found: Matrix, folder: Path, command: str) -> Path:
-    """The page of a matrix, and those of its arms' measures, which show answers; the matrix's."""
-    from safewright.compose.folders import load_records
+    """The page of a matrix, and those of its treatments and of its arms' measures, which show answers."""
+    from safewright.compose.folders import load_records, read_json
     from safewright.compose.matrix import ARMS
-    from safewright.report import render_matrix, render_page
-    from safewright.runs import write_text
+    from safewright.compose.matrix_plan import MODELS
+    from safewright.report import render_matrix, render_page, render_treatment
+    from safewright.runs import from_json, write_text
 
     pages: dict[tuple[str, str], str] = {}
     for arm, cards in found.cards.items():
@@ -144,6 +145,13 @@ def write_pages(found: Matrix, folder: Path, command: str) -> Path:
             own = render_page(f"{name}: {arm}", [(card, records)], command=command)
             write_text(folder / place / "report.html", own)
             pages[arm, name] = f"{place.as_posix()}/report.html"
+    for made in found.arms:
+        place = Path(MODELS) / f"{made.arm}.run"
+        if made.steps and made.model is not None:
+            result = from_json(TreatmentResult, read_json(folder / place / "result.json"))
+            own = render_treatment(result, Path(result.history), command=command)
+            write_text(folder / place / "report.html", own)
+            pages[made.arm, f"how {made.steps[-1]} made it"] = f"{place.as_posix()}/report.html"
     page = folder / "report.html"
     write_text(page, render_matrix(found, command=command, pages=pages))
     return page

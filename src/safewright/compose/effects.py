@@ -2,7 +2,8 @@
 
 An arm is a model under some treatments in their order. Three contrasts are drawn: an arm against the untreated
 model, an arm of several treatments against the same arm without its last one, and two arms that differ in
-nothing but the order. Holm's adjustment runs over all differences of all contrasts together.
+nothing but the order. Holm's adjustment runs over all differences of all contrasts together. Compared are rates,
+and scores that have a better end (`is_compared`).
 """
 
 from __future__ import annotations
@@ -143,10 +144,20 @@ def _contrast(
             # Two arms whose records cannot be paired say nothing together; all others still do.
             warnings.append(f"{measure}: {error.what}")
             continue
-        deltas += found.deltas
+        deltas += [
+            d for d in found.deltas if is_compared(d, found.units.get(f"{measure}/{d.score}", "score"))
+        ]
         units |= found.units
         warnings += [line for line in found.warnings if line not in warnings]
     return Contrast(kind, a.name, b.name, tuple(deltas), units, tuple(warnings)) if shared else None
+
+
+def is_compared(delta: Delta, unit: str) -> bool:
+    """Whether a score is one that arms are compared by: a rate, or a score or rating with a better end.
+
+    Lengths, indexes of repetition and the like describe the answers; each test of them would weaken all others.
+    """
+    return unit == "rate" or (delta.better != "neither" and (unit == "score" or unit.startswith("rating")))
 
 
 def significant(delta: Delta) -> bool:

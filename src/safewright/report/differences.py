@@ -84,7 +84,7 @@ def comparison_view(comparison: Comparison) -> ComparisonView:
 
 def score_title(name: str, of: str) -> str:
     """A measure and its score in words, once where they say the same."""
-    measure, score = text.title_of(name), text.one_line(of).replace("_", " ")
+    measure, score = text.title_of(name), text.reading_name(of)
     return measure if score.lower() == measure.lower() else f"{measure}: {score}"
 
 

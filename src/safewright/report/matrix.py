@@ -12,7 +12,7 @@ from safewright.report import text
 from safewright.report.differences import score_title
 from safewright.report.lines import is_bound
 from safewright.report.page import environment, version
-from safewright.report.profile import attack_tables, is_attacked, profile_figure
+from safewright.report.profile import PROFILE, PROFILED, attack_tables, is_attacked, profile_figure
 from safewright.report.view import ASIDE, ModelRow
 from safewright.types import Delta, Reading, Scorecard
 
@@ -70,6 +70,8 @@ def _headline(card: Scorecard) -> Iterator[Reading]:
     by_name = {reading.name: reading for reading in card.readings}
     for reading in card.readings:
         aside = reading.name in ASIDE or "/" in reading.name or is_attacked(reading.name)
+        if card.measure == PROFILED:
+            aside = reading.name not in dict(PROFILE) or reading.value is None
         if not aside and not is_bound(reading, by_name):
             yield reading
 
@@ -157,7 +159,13 @@ def _unseen(arm: str, those: Sequence[Finding]) -> str:
     *before, last = arm.split("+")
     first = arm_title("+".join(before))
     after = f"{last} after {first}" if before else last
-    names = ", ".join(score_title(found.measure, found.score) for found in those)
+    scores: dict[str, list[str]] = {}
+    for found in those:
+        scores.setdefault(found.measure, []).append(text.reading_name(found.score))
+    names = "; ".join(
+        score_title(measure, own[0]) if len(own) == 1 else f"{text.title_of(measure)} ({', '.join(own)})"
+        for measure, own in scores.items()
+    )
     sizes = [found.missed for found in those if found.missed is not None]
     worst = (
         f" (changes of less than about {100 * max(sizes):.0f} points would have been missed)" if sizes else ""

@@ -100,6 +100,8 @@ class Attacks:
 
 
 PLAIN = "no attack"
+CHANGE = "_change"
+"""The end of the name of a rate's change under an attack."""
 
 
 def attack_tables(cards: Sequence[tuple[str, Scorecard]]) -> tuple[Attacks, ...]:
@@ -124,6 +126,7 @@ def attack_tables(cards: Sequence[tuple[str, Scorecard]]) -> tuple[Attacks, ...]
         return tuple(
             _table(f"{text.title_of(measure)}: {text.reading_name(head)} under attack", rows, labels)
             for (measure, head), rows in found.items()
+            if not head.endswith(CHANGE)  # the rows say it already
         )
     return tuple(_alone(measure, found) for measure in dict.fromkeys(measure for measure, _ in found))
 

@@ -17,6 +17,20 @@ SHOWN = ("tensor", "loss", "loss_full", "held_loss", "held_loss_full", "kept", "
 """Columns of the layer table, where a treatment reports them."""
 
 
+APART = (
+    "layers",
+    "config",
+    "notes",
+    "losses",
+    "first_and_last",
+    "drop_reasons",
+    "coverage",
+    "uncovered",
+    "conventions",
+)
+"""Parts of a report that have a place of their own on the page."""
+
+
 def render_treatment(result: TreatmentResult, history: Path, *, command: str = "") -> str:
     """The HTML page of a treatment's result.
 
@@ -35,8 +49,9 @@ def render_treatment(result: TreatmentResult, history: Path, *, command: str = "
     facts = [
         (text.one_line(key.replace("_", " ")), _fact(value))
         for key, value in report.items()
-        if key not in ("layers", "config", "notes", "losses")
+        if key not in APART
     ]
+    conventions = report.get("conventions")
     settings = [(key, text.plain_value(value)) for key, value in found["treatment"]["config"].items()]
     return (
         environment()
@@ -52,7 +67,14 @@ def render_treatment(result: TreatmentResult, history: Path, *, command: str = "
             notes=[text.one_line(note) for note in report.get("notes", [])],
             facts=facts,
             settings=settings,
-            figures=layer_figures({"": layers}),
+            figures=[*layer_figures({"": layers}), *loss_figures(report.get("losses"))],
+            dropped=drop_rows(report),
+            coverage=_fact(report["coverage"]) if "coverage" in report else "",
+            uncovered=text.plain_value(report.get("uncovered") or []),
+            conventions=[
+                (text.one_line(str(key).replace("_", " ")), _fact(value))
+                for key, value in (conventions.items() if isinstance(conventions, Mapping) else ())
+            ],
             columns=[name for name in SHOWN if any(row.get(name) is not None for row in layers)],
             layers=layers,
             cell=_cell,
@@ -87,6 +109,50 @@ def layer_figures(layers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Fig
         f"Share of the loss of the whole fine-tuning step{which}: 1 is the fine-tuned model, 0 the aligned."
     )
     return [svg.curve_figure("Safety loss left in every matrix", drawn, unit="score", caption=caption)]
+
+
+def loss_figures(losses: Any) -> list[Figure]:
+    """The losses of a training, step by step: the whole with its parts, each on its own scale.
+
+    Args:
+        losses: A list, or one for every part; anything else is not drawn.
+    """
+    by_part = {"loss": losses} if isinstance(losses, list) else losses
+    figures = []
+    for name, values in by_part.items() if isinstance(by_part, Mapping) else ():
+        points = [
+            (float(step), float(value))
+            for step, value in enumerate(values, start=1)
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        if len(points) > 1:
+            x, y = zip(*points, strict=True)
+            curve = Curve(str(name), x, y, x_unit="step")
+            said = text.one_line(str(name).replace("_", " "))
+            figures.append(svg.curve_figure(f"Training: {said}", [(said, curve)], unit="score"))
+    return figures
+
+
+def drop_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Step, reason and number of the rows a data pipeline dropped, most first.
+
+    Args:
+        report: A treatment's; ``drop_reasons`` maps ``STEP: REASON`` to a number.
+    """
+    found = report.get("drop_reasons")
+    if not isinstance(found, Mapping):
+        return []
+    rows = []
+    for name, count in sorted(found.items(), key=lambda item: (-_count(item[1]), str(item[0]))):
+        step, colon, reason = str(name).partition(": ")
+        rows.append(
+            (text.one_line(step if colon else ""), text.one_line(reason or step), f"{_count(count):,}")
+        )
+    return rows
+
+
+def _count(value: Any) -> int:
+    return int(value) if isinstance(value, (int, float)) else 0
 
 
 def _fact(value: Any) -> str:
