@@ -6,8 +6,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,7 +17,7 @@ from safewright.models.weights import read_json
 from safewright.runs import write_json
 from safewright.runs.progress import Progress, silent
 from safewright.training import processes
-from safewright.training.loop import GradientRule, Normalise, Objective, StepRule, make_trainer
+from safewright.training.loop import SHARDED, GradientRule, Normalise, Objective, StepRule, make_trainer
 from safewright.types import Check
 
 WHOLE = "whole.json"
@@ -207,6 +207,8 @@ def fit(
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         model.eval()
         losses = [_line(row) for row in trainer.state.log_history if "loss" in row]
+        if trainer.accelerator.distributed_type.name not in SHARDED:
+            trainer.optimizer.state.clear()  # twice the weights, and the trainer waits for the collector
     return History(steps, losses)
 
 
@@ -391,16 +393,37 @@ def with_lora(
 def save_trained(model: Any, tokenizer: Any, folder: Path) -> str:
     """Write a trained model or adapter with its tokenizer, on the main process alone; its kind.
 
+    Every process must call it: where parameters are split, each gives its share.
+
     Returns:
         ``adapter`` or ``weights``.
     """
     adapted = hasattr(model, "peft_config")
-    if processes.is_main():
-        model.save_pretrained(folder)
-        if adapted:
-            sort_sets(folder / "adapter_config.json")
-        tokenizer.save_pretrained(folder)
+    with _gathered(model) as more:
+        if processes.is_main():
+            model.save_pretrained(folder, **more)
+            if adapted:
+                sort_sets(folder / "adapter_config.json")
+            tokenizer.save_pretrained(folder)
     return "adapter" if adapted else "weights"
+
+
+@contextmanager
+def _gathered(model: Any) -> Iterator[dict[str, Any]]:
+    """What ``save_pretrained`` needs besides to write whole tensors of a model whose parameters are split."""
+    parameters = list(model.parameters())
+    if any(hasattr(parameter, "full_tensor") for parameter in parameters):  # fsdp2
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        yield {"state_dict": get_model_state_dict(model, options=whole)}
+    elif any(hasattr(parameter, "ds_id") for parameter in parameters):  # zero3
+        import deepspeed  # type: ignore[import-not-found, unused-ignore]
+
+        with deepspeed.zero.GatheredParameters(parameters, modifier_rank=None):
+            yield {}
+    else:
+        yield {}
 
 
 def sort_sets(file: Path) -> None:
