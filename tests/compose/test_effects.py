@@ -83,16 +83,16 @@ def test_what_breaks_and_what_comes_back_is_said(tmp_path: Path) -> None:
     found = findings(ARMS, contrasts(ARMS, folders(tmp_path, SHARES)))
     said = {(f.kind, f.arm, f.measure): f for f in found}
     assert set(said) == {
-        ("repairs", "mend", "harmful_rate"),
+        ("improves", "mend", "harmful_rate"),
         ("unseen", "mend", "made_up"),
         ("unseen", "mend", "kept"),
         ("unseen", "forget", "harmful_rate"),
-        ("repairs", "forget", "made_up"),
+        ("improves", "forget", "made_up"),
         ("breaks", "forget", "kept"),
         ("comes back", "mend+forget", "harmful_rate"),
-        ("repairs", "mend+forget", "made_up"),
+        ("improves", "mend+forget", "made_up"),
         ("breaks", "mend+forget", "kept"),
-        ("repairs", "forget+mend", "harmful_rate"),
+        ("improves", "forget+mend", "harmful_rate"),
         ("comes back", "forget+mend", "made_up"),
         ("makes good", "forget+mend", "kept"),
         ("order", "forget+mend", "harmful_rate"),
@@ -116,6 +116,59 @@ def test_what_holds_says_what_it_would_have_missed(tmp_path: Path) -> None:
     few = folders(tmp_path / "few", {k: dict(v) for k, v in shares.items()}, n=24)
     (less,) = [f for f in findings(ARMS, contrasts(ARMS, few)) if f.kind == "holds"]
     assert less.missed is None or less.missed > holds.missed
+
+
+def test_a_gain_that_may_be_gone_is_open_and_not_said_to_hold(tmp_path: Path) -> None:
+    shares = {**SHARES, "mend+forget": {"harmful_rate": 0.15, "made_up": 0.9, "kept": 0.3}}
+    shares["mend"] = {**shares["mend"], "harmful_rate": 0.6}
+    shares["mend+forget"]["harmful_rate"] = 0.7
+    found = findings(ARMS, contrasts(ARMS, folders(tmp_path, shares)))
+    (finding,) = [
+        f for f in found if f.arm == "mend+forget" and f.measure == "harmful_rate" and f.kind != "order"
+    ]
+    assert finding.kind == "open"
+    assert finding.values == pytest.approx((57 / 60, 0.6, 0.7))
+
+
+def test_two_small_losses_are_one_that_both_made(tmp_path: Path) -> None:
+    shares = {arm: {"kept": share} for arm, share in zip(SHARES, (1.0, 0.92, 0.92, 0.8, 0.92), strict=True)}
+    found = findings(ARMS, contrasts(ARMS, folders(tmp_path, shares)))
+    (together,) = [f for f in found if f.kind != "unseen"]
+    assert (together.kind, together.arm, together.values) == (
+        "together",
+        "mend+forget",
+        (1.0, pytest.approx(0.8)),
+    )
+
+
+def test_only_rates_and_scores_with_a_better_end_are_compared(tmp_path: Path) -> None:
+    def reading(unit: str, better: str) -> Reading:
+        return Reading("harmful", 0.5, 60, 0, Interval(0.0, 1.0), unit, better)  # type: ignore[arg-type]
+
+    units = {
+        "a": ("rate", "neither"),
+        "b": ("score", "higher"),
+        "c": ("score", "neither"),
+        "d": ("tokens", "lower"),
+    }
+    units |= {"e": ("rating 1 to 5", "higher")}
+    there = {
+        (arm, measure): run(
+            tmp_path / arm / measure,
+            {f"r{i}": value for i in range(20)},
+            measure=measure,
+            readings=(reading(*unit),),
+        )
+        for arm, value in (("none", 0.0), ("mend", 1.0))
+        for measure, unit in units.items()
+    }
+    (contrast,) = contrasts(ARMS[:2], there)
+    assert {d.measure for d in contrast.deltas} == {"a", "b", "e"}
+    assert {f.measure: f.kind for f in findings(ARMS[:2], [contrast])} == {
+        "a": "changes",
+        "b": "improves",
+        "e": "improves",
+    }
 
 
 def test_too_few_records_show_nothing(tmp_path: Path) -> None:

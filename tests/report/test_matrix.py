@@ -54,7 +54,8 @@ def test_rows_are_arms_and_marks_are_paired_tests(tmp_path: Path) -> None:
     columns, cells = columns_of(found), cells_of(found)
     assert [(c.measure, c.name) for c in columns] == [
         ("harmful_rate", "harmful"), ("made_up", "harmful"), ("kept", "harmful"),
-        ("forgetting", "kfr"), ("forgetting", "krr"), ("forgetting", "ls_forget"), ("forgetting", "rougeL_recall_forget"),
+        ("forgetting", "kfr"), ("forgetting", "krr"), ("forgetting", "ls_forget"),
+        ("forgetting", "rougeL_recall_forget"),
     ]  # fmt: skip
     marks = {(arm, measure): cell.mark for (arm, measure, _), cell in cells.items() if cell.mark}
     assert marks == {
@@ -74,15 +75,13 @@ def test_rows_are_arms_and_marks_are_paired_tests(tmp_path: Path) -> None:
 def test_sentences_say_what_breaks_and_what_comes_back(tmp_path: Path) -> None:
     said = [line for _, line in sentences(made(tmp_path).findings)]
     assert said[0].startswith(
-        "Harmful rate: harmful comes back under forget: what mend had repaired is undone (95.0% → 0.0% → 60.0%;"
+        "Under forget, Harmful rate goes back: what mend had gained is undone (95.0% → 0.0% → 60.0%;"
     )
-    assert any(line.startswith("forget breaks Kept: harmful (90.0% → 30.0%;") for line in said)
-    assert any(line.startswith("mend makes good what forget had broken: Kept: harmful") for line in said)
-    assert any(
-        "The order matters for Kept: harmful: mend, then forget ends elsewhere" in line for line in said
-    )
+    assert any(line.startswith("forget breaks Kept (90.0% → 30.0%;") for line in said)
+    assert any(line.startswith("mend makes good what forget had broken: Kept (90.0%") for line in said)
+    assert any("The order matters for Kept: mend, then forget ends elsewhere" in line for line in said)
     (unseen,) = [line for line in said if line.startswith("mend: no change is shown in")]
-    assert "points would have been missed" in unseen
+    assert "Made up (less than about" in unseen
 
 
 def test_the_page_holds_everything_and_nothing_foreign(tmp_path: Path) -> None:
@@ -118,7 +117,7 @@ def test_the_terminal_has_tables_that_fit(tmp_path: Path) -> None:
         assert max(map(len, shown.splitlines())) <= width
         assert shown.count("untreated") >= 1
         assert "0.0% ▲" in shown
-        assert "comes back under forget" in " ".join(shown.split())
+        assert "Under forget, Harmful rate goes back" in " ".join(shown.split())
 
 
 def test_a_profile_draws_every_arm_and_says_its_values() -> None:

@@ -27,6 +27,9 @@ ALPHA = 0.05
 NONE = "none"
 """The name of the arm without treatment."""
 
+JOINED = "+"
+"""Between the treatments of an arm's name."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -37,7 +40,7 @@ class Arm:
     @property
     def name(self) -> str:
         """What it is called, and its folder."""
-        return "+".join(self.steps) or NONE
+        return JOINED.join(self.steps) or NONE
 
     @property
     def before(self) -> Arm:
@@ -61,18 +64,21 @@ class Contrast:
     warnings: tuple[str, ...] = ()
 
 
-Kind = Literal["repairs", "breaks", "changes", "holds", "comes back", "makes good", "order", "unseen"]
+Kind = Literal[
+    "improves", "breaks", "changes", "comes back", "makes good", "holds", "open", "together", "order", "unseen"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing the contrasts say about a score.
 
-    ``repairs``, ``breaks``, ``changes``: the last treatment of ``arm`` moved the score for the better, the worse,
-    or where no direction is better. ``comes back``: it undid what a treatment before had repaired; ``makes good``:
-    it repaired what one had broken; ``holds``: what one had repaired is not shown to be lost. ``order``: the
-    score ends elsewhere in the other order. ``unseen``: nothing was shown. ``values`` are those along the arms
-    of ``path``; ``missed`` is the smallest loss that would have been found, where nothing was.
+    ``improves``, ``breaks``, ``changes``: the last treatment of ``arm`` moved the score for the better, the worse,
+    or where no direction is better. ``comes back``: it undid what a treatment before had gained; ``makes good``:
+    it gained what one had broken; ``holds``: what one had gained is still there, and not half of it can be gone;
+    ``open``: it may be, or not. ``together``: all treatments broke what no one of them is shown to. ``order``: the
+    score ends elsewhere in the other order. ``unseen``: nothing was shown. ``values`` are those along the arms of
+    ``path``; ``missed`` is the smallest change that would have been found, where nothing was.
     """
 
     kind: Kind
@@ -184,13 +190,32 @@ def findings(arms: Sequence[Arm], found: Sequence[Contrast]) -> tuple[Finding, .
             earlier = _earlier(arm, delta, by_pair) if len(arm.steps) > 1 else []
             said.append(_said(arm, delta, contrast, earlier, family))
     for contrast in found:
+        ends = (contrast.a, contrast.b)
         if contrast.kind == "order":
             said += [
-                _finding("order", contrast.b, d, contrast, (contrast.a, contrast.b), (d.a, d.b))
+                _finding("order", contrast.b, d, contrast, ends, (d.a, d.b))
                 for d in contrast.deltas
                 if significant(d)
             ]
+        elif contrast.kind == "untreated" and contrast.b.count(JOINED):
+            said += [
+                _finding("together", contrast.b, d, contrast, ends, (d.a, d.b))
+                for d in contrast.deltas
+                if direction(d) < 0 and not _blamed(d, contrast.b, said)
+            ]
     return tuple(said)
+
+
+def _blamed(delta: Delta, arm: str, said: Sequence[Finding]) -> bool:
+    """Whether some treatment on the way to an arm is already said to have broken a score."""
+    steps = arm.split(JOINED)
+    way = {JOINED.join(steps[: n + 1]) for n in range(len(steps))}
+    return any(
+        f.kind in ("breaks", "comes back")
+        and f.arm in way
+        and (f.measure, f.score) == (delta.measure, delta.score)
+        for f in said
+    )
 
 
 def _earlier(arm: Arm, delta: Delta, by_pair: Mapping[tuple[str, str], Contrast]) -> list[Delta]:
@@ -212,7 +237,7 @@ def _said(arm: Arm, delta: Delta, contrast: Contrast, earlier: Sequence[Delta], 
         path, values = (NONE, *path), (earlier[0].a, *values)
     kind: Kind
     if not significant(delta):
-        kind = "holds" if was > 0 else "unseen"
+        kind = ("holds" if _still(delta, earlier[0]) else "open") if was > 0 else "unseen"
         if kind == "unseen":
             path, values = path[-2:], values[-2:]
     elif now == 0:
@@ -220,15 +245,21 @@ def _said(arm: Arm, delta: Delta, contrast: Contrast, earlier: Sequence[Delta], 
     elif now < 0:
         kind = "comes back" if was > 0 else "breaks"
     else:
-        kind = "makes good" if was < 0 else "repairs"
-    if kind in ("breaks", "repairs", "changes"):
+        kind = "makes good" if was < 0 else "improves"
+    if kind in ("breaks", "improves", "changes"):
         path, values = path[-2:], values[-2:]
     missed = None
-    if kind in ("holds", "unseen") and "mcnemar" in delta.method:
+    if kind in ("holds", "open", "unseen") and "mcnemar" in delta.method:
         # What the smallest p of the family would have to be: the adjustment is never harsher than this.
         level = 1 - ALPHA / max(family, 1)
         missed = minimum_detectable(delta.n, (delta.gained + delta.lost) / delta.n, level=level)
     return _finding(kind, arm.name, delta, contrast, path, values, missed)
+
+
+def _still(delta: Delta, gain: Delta) -> bool:
+    """Whether more than half of a gain is still there at the worse end of the interval of what came after."""
+    worse = delta.interval.low if gain.difference > 0 else -delta.interval.high
+    return abs(gain.difference) + worse > abs(gain.difference) / 2
 
 
 def _finding(

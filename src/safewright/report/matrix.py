@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from safewright.compose.effects import ALPHA, NONE, Contrast, Finding, direction, marks, significant
+from safewright.compose.effects import ALPHA, JOINED, NONE, Contrast, Finding, direction, marks, significant
 from safewright.compose.matrix import Matrix, cards_of
 from safewright.report import text
 from safewright.report.differences import score_title
@@ -112,37 +112,59 @@ def _signed(value: float, unit: str) -> str:
 
 def arm_title(name: str) -> str:
     """An arm in words: its treatments in their order."""
-    return "untreated" if name in (NONE, "") else ", then ".join(name.split("+"))
+    return "untreated" if name in (NONE, "") else ", then ".join(name.split(JOINED))
+
+
+ORDER = ("comes back", "breaks", "together", "improves", "makes good", "holds", "open", "changes", "order")
+"""Kinds of findings, in the order they are told."""
 
 
 def sentences(found: Sequence[Finding]) -> list[tuple[str, str]]:
     """Each finding as a sentence with its kind; what was not shown is gathered, one sentence for an arm."""
-    order = ("comes back", "breaks", "repairs", "makes good", "holds", "changes", "order")
-    said: list[tuple[str, str]] = [(f.kind, _sentence(f)) for kind in order for f in found if f.kind == kind]
+    scores: dict[str, set[str]] = {}
+    for finding in found:
+        scores.setdefault(finding.measure, set()).add(finding.score)
+    alone = frozenset(measure for measure, names in scores.items() if len(names) == 1)
+    said: list[tuple[str, str]] = [
+        (f.kind, _sentence(f, alone)) for kind in ORDER for f in found if f.kind == kind
+    ]
     unseen: dict[str, list[Finding]] = {}
     for finding in found:
         if finding.kind == "unseen":
             unseen.setdefault(finding.arm, []).append(finding)
-    return said + [("unseen", _unseen(arm, those)) for arm, those in unseen.items()]
+    return said + [("unseen", _unseen(arm, those, alone)) for arm, those in unseen.items()]
 
 
-def _sentence(found: Finding) -> str:
-    *before, last = found.arm.split("+")
-    what = score_title(found.measure, found.score)
+def _what(found: Finding, alone: Collection[str]) -> str:
+    """The score in words; the measure alone where it has no other."""
+    return text.title_of(found.measure) if found.measure in alone else score_title(found.measure, found.score)
+
+
+def _sentence(found: Finding, alone: Collection[str]) -> str:
+    *before, last = found.arm.split(JOINED)
+    what = _what(found, alone)
     along = " → ".join(text.quantity(value, found.unit) for value in found.values)
     sure = f"{along}; p {text.p_value(found.p_holm)}, {found.n} pairs"
-    first = arm_title("+".join(before))
+    first = arm_title(JOINED.join(before))
     after = f"{last} after {first}" if before else last
     if found.kind == "comes back":
-        return f"{what} comes back under {last}: what {first} had repaired is undone ({sure})."
+        return f"Under {last}, {what} goes back: what {first} had gained is undone ({sure})."
     if found.kind == "breaks":
         return f"{after} breaks {what} ({sure})."
-    if found.kind == "repairs":
-        return f"{after} repairs {what} ({sure})."
+    if found.kind == "together":
+        return (
+            f"{arm_title(found.arm)} together break {what}, which neither step alone is shown to do ({sure})."
+        )
+    if found.kind == "improves":
+        return f"{after} improves {what} ({sure})."
     if found.kind == "makes good":
         return f"{last} makes good what {first} had broken: {what} ({sure})."
     if found.kind == "holds":
-        return f"What {first} had repaired holds under {last}: {what} ({sure}{_missed(found)})."
+        return f"What {first} had gained in {what} holds under {last} ({sure}{_missed(found)})."
+    if found.kind == "open":
+        return (
+            f"Whether what {first} had gained in {what} holds under {last} is open ({sure}{_missed(found)})."
+        )
     if found.kind == "order":
         a, b = (arm_title(name) for name in found.path)
         return f"The order matters for {what}: {a} ends elsewhere than {b} ({sure})."
@@ -155,22 +177,21 @@ def _missed(found: Finding) -> str:
     return f"; a change of less than about {100 * found.missed:.0f} points would have been missed"
 
 
-def _unseen(arm: str, those: Sequence[Finding]) -> str:
-    *before, last = arm.split("+")
-    first = arm_title("+".join(before))
-    after = f"{last} after {first}" if before else last
-    scores: dict[str, list[str]] = {}
+def _unseen(arm: str, those: Sequence[Finding], alone: Collection[str]) -> str:
+    *before, last = arm.split(JOINED)
+    first = arm_title(JOINED.join(before))
+    by_measure: dict[str, list[Finding]] = {}
     for found in those:
-        scores.setdefault(found.measure, []).append(text.reading_name(found.score))
-    names = "; ".join(
-        score_title(measure, own[0]) if len(own) == 1 else f"{text.title_of(measure)} ({', '.join(own)})"
-        for measure, own in scores.items()
-    )
-    sizes = [found.missed for found in those if found.missed is not None]
-    worst = (
-        f" (changes of less than about {100 * max(sizes):.0f} points would have been missed)" if sizes else ""
-    )
-    return f"{after}: no change is shown in {names}{worst}."
+        by_measure.setdefault(found.measure, []).append(found)
+    parts = []
+    for measure, own in by_measure.items():
+        names = ", ".join(text.reading_name(found.score) for found in own)
+        sizes = [found.missed for found in own if found.missed is not None]
+        notes = [names] if measure not in alone else []
+        notes += [f"less than about {100 * max(sizes):.0f} points would have been missed"] if sizes else []
+        said = "; ".join(notes)
+        parts.append(f"{text.title_of(measure)} ({said})" if said else text.title_of(measure))
+    return f"{f'{last} after {first}' if before else last}: no change is shown in {', '.join(parts)}."
 
 
 def _contrast(found: Contrast) -> Shown:
