@@ -280,6 +280,17 @@ def test_bad_rows_are_named(tmp_path: Path) -> None:
     assert len(plan_measure("forgetting", leaks(set()), data=data(), limit=2).data.rows) == 4
 
 
+def test_rows_that_cannot_be_judged_are_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    rows = data()
+    rows["retain"][1] = dataclasses.replace(rows["retain"][1], meta={})
+    model = leaks(set())
+    with pytest.raises(BadInput, match=r"what of 101.*names no entities"):
+        run(model, tmp_path / "a", rows)
+    assert model.seen == []
+    with pytest.raises(BadInput, match="names no entities"):
+        plan_measure("forgetting", model, data=rows).estimates()
+
+
 def test_two_runs_are_compared_row_by_row(tmp_path: Path) -> None:
     from safewright.compose.compare import compare
 

@@ -28,7 +28,7 @@ from safewright.measures import driver
 from safewright.measures.behaviour import findings_of, instance_of, mean_scores, record_of
 from safewright.measures.deriving import about_opening, goes_on
 from safewright.measures.overflow import Attempt, next_attempt
-from safewright.measures.plan import check_seed, check_self_judge, describe_judge
+from safewright.measures.plan import check_judgeable, check_seed, check_self_judge, describe_judge
 from safewright.models import with_recipe
 from safewright.models.chat import folded
 from safewright.models.inspect_model import InspectModel, config_of, messages_of, read_output, ref_of
@@ -87,6 +87,7 @@ def ask(
             asked = cases[str(state.sample_id)]
             check_weights(cases)
             found_judge = judge_for(cases.entry, judge, calls, cases.options)
+            check_judgeable(found_judge, cases.behaviour, [a.question for a in asked])
             store = calls_for(calls)
             roles = {a.question.role: target(source(cases, a.question.role)) for a in asked}
             judged: Any = {role: InspectModel(model) for role, model in roles.items()}

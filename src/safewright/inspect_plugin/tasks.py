@@ -20,7 +20,7 @@ from safewright.inspect_plugin.provider import short, told
 from safewright.inspect_plugin.scoring import OFF, ask, check_weights, judge_for, make_scorer
 from safewright.judges import JUDGES
 from safewright.judges import resolve as resolve_judge
-from safewright.measures.plan import check_seed, check_self_judge
+from safewright.measures.plan import check_judgeable, check_seed, check_self_judge
 from safewright.models.inspect_model import InspectModel, messages_of
 
 LINE = 200
@@ -70,6 +70,7 @@ def _task(
     if active_model() is not None:
         # Made by an evaluation: its models are known, and one error now is better than one a sample.
         made = judge_for(entry, judge, OFF, cases.options)
+        check_judgeable(made, cases.behaviour, [a.question for row in cases.rows.values() for a in row])
         check_self_judge(entry, cases.options, {"target": InspectModel(get_model())}, made)
     digest = cases.data.digest if cases.data else ""
     common: dict[str, Any] = {

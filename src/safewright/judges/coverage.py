@@ -211,6 +211,15 @@ class CoverageJudge:
                 verdicts[place] = self._verdict(case, soft)
         return [verdict for verdict in verdicts if verdict is not None]
 
+    def check(self, items: Sequence[JudgeItem]) -> None:
+        """Pass when these items can be judged, whatever the answers will be.
+
+        Raises:
+            BadInput: One has no reference, or no entities where no model lists them.
+        """
+        for item in items:
+            self._given(item)
+
     def calls_for(self, items: Sequence[JudgeItem]) -> int:
         """The least number of calls for these items, all of one reply each: equal questions are asked once."""
         calls = 0

@@ -83,8 +83,14 @@ class MeasurePlan:
 
     @cached_property
     def questions(self) -> list[Question]:
-        """What a behaviour measure asks."""
-        return self.behaviour.ask(self.data.rows if self.data else [])
+        """What a behaviour measure asks.
+
+        Raises:
+            BadInput: Rows that do not fit, or that its judge could not judge whatever the answers.
+        """
+        found = self.behaviour.ask(self.data.rows if self.data else [])
+        check_judgeable(self.judge, self.behaviour, found)
+        return found
 
     def estimates(self) -> dict[str, Estimate]:
         """What each model role will be asked for; empty for a white-box measure."""
@@ -217,6 +223,17 @@ def _split(
         role: model for role, model in models.items() if role in JUDGE_ROLES and role not in entry.roles
     }
     return {role: model for role, model in models.items() if role not in judges}, judges
+
+
+def check_judgeable(judge: Judge | None, behaviour: Behaviour, questions: Iterable[Question]) -> None:
+    """Pass when a judge that knows beforehand what it needs finds it in the questions.
+
+    Raises:
+        BadInput: It does not: better said before anything is asked than after.
+    """
+    check = getattr(judge, "check", None)
+    if check is not None and behaviour.shown is not None:
+        check([behaviour.shown(question) for question in questions])
 
 
 def check_self_judge(
