@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from safewright.errors import BadInput
+from safewright.errors import BadInput, NumericalFailure
 from safewright.measures import measure_model
 from safewright.models import load
 from safewright.models.scoring import encode_answer
@@ -195,7 +195,7 @@ def test_readings_sum_up_the_records(whole: Path, tiny_folder: Path, other_folde
     assert (test["name"], test["p"]) == ("forget_quality", stats.ks_2samp(own, other).pvalue)
     assert card["conventions"]["method"]["decoding"]["max_new_tokens"] == 4
     for reading in card["readings"]:
-        if reading["unit"] != "count":
+        if reading["interval"] is not None:
             assert reading["interval"]["low"] <= reading["value"] <= reading["interval"]["high"]
 
 
@@ -345,8 +345,10 @@ def test_what_was_given_in_vain_is_an_error(tiny_folder: Path, other_folder: Pat
         measured(plain, tmp_path, target=tiny_folder, reference=other_folder)
     with pytest.raises(BadInput, match="nothing that it is compared on"):
         measured(plain, tmp_path, target=tiny_folder, retrained=other_folder)
-    with pytest.raises(BadInput, match="nothing is generated"):
+    with pytest.raises(BadInput, match="no question that they come before"):
         measured({**plain, "examples": rows(1, 2)}, tmp_path, target=tiny_folder)
+    with pytest.raises(BadInput, match="knowledge_retain were given, but nothing is generated"):
+        measured({**plain, "knowledge_retain": rows(1, 2)}, tmp_path, target=tiny_folder)
     bare = [dataclasses.replace(item, reference=None) for item in plain["forget"]]
     with pytest.raises(BadInput, match="have no answer"):
         measured({"forget": bare}, tmp_path, target=tiny_folder)
@@ -354,15 +356,73 @@ def test_what_was_given_in_vain_is_an_error(tiny_folder: Path, other_folder: Pat
         measure_model("memorisation", tiny_folder, data=plain, config={"min_k": 0})
 
 
-def test_a_reference_with_another_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", [5, {"a": W[0]}, [W[0], 5]])
+def test_wrong_answers_that_are_no_texts_are_an_error(wrong: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="row forget/a has the wrong answers"):
+        measured({"forget": [row("a", W[3], W[4], wrong=wrong)]}, tmp_path, target=tiny_folder)
+    with pytest.raises(BadInput, match="row forget/a has the paraphrased answer"):
+        measured({"forget": [row("a", W[3], W[4], paraphrased_answer=[W[5]])]}, tmp_path, target=tiny_folder)
+
+
+def test_a_holdout_without_tokens_leaves_attacks_without_value_and_says_so(
+    tiny_folder: Path, other_folder: Path, tmp_path: Path
+) -> None:
+    data = {"forget": rows(4, 1), "holdout": [row("empty", text(3, 2), " ")]}
+    card = measured(data, tmp_path, target=tiny_folder, retrained=other_folder)
+    found = {reading.name: reading for reading in card.readings}
+    for name in ("mia_loss", "mia_gradient_norm", "mia_min_k/model/retrained", "priv_leak"):
+        assert (found[name].value, found[name].interval, found[name].unscored) == (None, None, 1), name
+    assert "mia_reference" not in found
+    assert json.loads((tmp_path / "run" / "scorecard.json").read_text())["readings"]
+
+
+def test_a_model_that_says_nothing_has_no_utility(tiny_folder: Path, tmp_path: Path) -> None:
+    class Silent(Stopping):
+        def stream(self, chats: Any, how: Any, *, done: frozenset[int] = frozenset()) -> Any:
+            for ready in self.inner.stream(chats, how, done=done):
+                yield [(i, dataclasses.replace(said, answer="", raw="")) for i, said in ready]
+
+    data = {"forget": rows(3, 1), "retain": [*rows(4, 2), *rows(6, 2, options=False)[4:]]}
+    card = measure_model(
+        "memorisation", Silent(load(tiny_folder), 10**9), data=data, config=SMALL, run=tmp_path / "a"
+    )
+    found = {reading.name: reading for reading in card.readings}
+    utility = found["model_utility"]
+    assert (utility.value, utility.interval, utility.n, utility.unscored) == (None, None, 0, 6)
+    assert found["count/model_utility_parts"].value == 3
+    # Without ROUGE nothing is lacking: rows without wrong answers were never asked for a truth ratio.
+    card = measured(data, tmp_path, target=tiny_folder)
+    found = {reading.name: reading for reading in card.readings}
+    assert (found["model_utility"].n, found["model_utility"].unscored) == (6, 0)
+    assert found["truth_ratio/set/retain"].n == 4
+
+
+def test_a_token_without_any_probability_is_told(tiny_folder: Path, tmp_path: Path) -> None:
+    loaded: Any = load(tiny_folder)
+    forward = type(loaded.model).forward
+
+    def barred(self: Any, *given: Any, **more: Any) -> Any:
+        said = forward(self, *given, **more)
+        said.logits[..., loaded.tokenizer.convert_tokens_to_ids(W[0])] = -math.inf
+        return said
+
+    loaded.model.forward = barred.__get__(loaded.model)
+    with pytest.raises(NumericalFailure, match="answer of forget/a no probability at all"):
+        measured({"forget": [row("a", W[3], W[0])]}, tmp_path, target=loaded)
+
+
+@pytest.mark.parametrize("role", ["reference", "retrained"])
+def test_another_model_with_another_tokenizer_is_refused(
+    role: str, tiny_folder: Path, tmp_path: Path
+) -> None:
     strange = tiny.save_tiny(tmp_path / "strange", more=("zz",))
     words = json.loads((strange / "tokenizer.json").read_text())
     vocabulary = words["model"]["vocab"]
     vocabulary[W[0]], vocabulary[W[1]] = vocabulary[W[1]], vocabulary[W[0]]
     (strange / "tokenizer.json").write_text(json.dumps(words))
     data = {"forget": [row("a", W[3], f"{W[0]} {W[1]} {W[2]}")], "holdout": rows(2, 3, options=False)}
-    with pytest.raises(BadInput, match="other tokens"):
-        measured(data, tmp_path, target=tiny_folder, reference=strange)
+    with pytest.raises(BadInput, match=f"The {role} model cuts an answer of forget/a into other tokens"):
+        measured(data, tmp_path, target=tiny_folder, **{role: strange})
 
 
 def test_multiple_choice_is_decided_by_the_letters(tmp_path: Path) -> None:

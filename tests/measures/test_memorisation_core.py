@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safewright.measures.memorisation import core
+from safewright.measures.memorisation.analysis import findings
+from safewright.measures.memorisation.config import named
 from safewright.stats import auc
+from safewright.types import Reading, Record
 
 LOGS = st.lists(st.floats(-20, -1e-6), min_size=1, max_size=12)
 HITS = st.lists(st.booleans(), min_size=1, max_size=12)
@@ -57,9 +61,6 @@ def test_11_priv_leak_of_a_telling_model_is_minus_98() -> None:
 def test_11_equal_truth_ratios_cannot_be_told_apart() -> None:
     from scipy import stats
 
-    from safewright.measures.memorisation.analysis import findings
-    from safewright.types import Record
-
     ratios = [0.2, 0.5, 0.9, 1.4]
     records = [
         Record(
@@ -79,6 +80,39 @@ def test_11_equal_truth_ratios_cannot_be_told_apart() -> None:
     (test,) = findings(records, {}).tests
     assert (test.name, test.statistic, test.p, test.n) == ("forget_quality", 0.0, 1.0, 8)
     assert stats.ks_2samp(ratios, ratios).pvalue == 1.0
+
+
+def leaking(target: Sequence[float], retrained: Sequence[float]) -> Reading:
+    """PrivLeak of Min-K scores: the first half of forget rows, the second of holdout rows."""
+    half = len(target) // 2
+    records = [
+        Record(
+            id=f"r{i}",
+            input=(),
+            output=None,
+            scores={named("min_k", "forget" if i < half else "holdout"): score},
+            status={named("min_k", "forget" if i < half else "holdout"): "ok"},
+            meta={
+                "set": "forget" if i < half else "holdout",
+                "tokens": 3,
+                "cut": 0,
+                "retrained": {"min_k": other},
+            },
+        )
+        for i, (score, other) in enumerate(zip(target, retrained, strict=True))
+    ]
+    return {reading.name: reading for reading in findings(records, {}).readings}["priv_leak"]
+
+
+def test_priv_leak_has_no_interval_where_rows_say_nothing_of_its_spread() -> None:
+    leak = leaking([1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 1.0, 2.0])
+    assert (leak.value, leak.interval) == (-100.0, None)
+    leak = leaking([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0])
+    assert (leak.value, leak.interval, leak.n) == (None, None, 4)
+    leak = leaking([1.0, 3.0, 2.0, 4.0] * 5, [1.0, 3.0, 4.0, 2.0] * 5)
+    assert leak.interval is not None
+    assert leak.value is not None
+    assert leak.interval.low < leak.value < leak.interval.high
 
 
 @given(HITS)
@@ -103,9 +137,9 @@ def test_truth_ratio_and_its_aggregators(loss: float, wrong: list[float]) -> Non
     assert core.closeness(0.0) == 0.0
 
 
-@given(LOGS, st.floats(0.01, 1.0))
-def test_min_k_is_the_mean_of_the_lowest(logs: list[float], share: float) -> None:
-    count = max(1, int(share * len(logs)))
+@given(LOGS, st.integers(1, 100))
+def test_min_k_is_the_mean_of_the_lowest(logs: list[float], percent: int) -> None:
+    count, share = max(1, percent * len(logs) // 100), percent / 100
     assert core.min_k(logs, share) == pytest.approx(-np.mean(sorted(logs)[:count]), abs=1e-9)
     means, variances = [-1.0] * len(logs), [4.0] * len(logs)
     z = sorted((v + 1) / 2 for v in logs)[:count]

@@ -16,6 +16,8 @@ from safewright.measures.memorisation.config import (
     FORGET,
     GENERATED,
     HOLDOUT,
+    KNOWN_FORGET,
+    KNOWN_RETAIN,
     OPTIONAL,
     SCORED,
     WITH_OPTIONS,
@@ -69,7 +71,7 @@ def memorisation(
     if "reference" in models:
         asked = asking.texts_of("reference", members, options=False)
         asking.score_texts(heard, models["reference"], asked, run, config)
-        _check_tokens(heard, members)
+        _check_tokens(heard, asked)
     if "retrained" in models:
         asked = [
             text
@@ -77,6 +79,7 @@ def memorisation(
             for text in asking.texts_of("retrained", sets.get(role, ()), options=role == FORGET)
         ]
         asking.score_texts(heard, models["retrained"], asked, run, config)
+        _check_tokens(heard, asked)
     if config.rouge:
         spoken = [row for role in GENERATED for row in sets.get(role, ())]
         asking.generate(heard, target, spoken, sets.get(EXAMPLES, ()), run, config)
@@ -133,23 +136,36 @@ def _check(sets: Mapping[str, Sequence[Row]], models: Mapping[str, Any], config:
             why="Its attack tells the forget set from rows nobody trained on.",
             fix="Give them with --data holdout=FILE, or leave out --model-role reference.",
         )
+    for row in (row for role in WITH_OPTIONS for row in sets.get(role, ())):
+        asking.wrong_of(row)
+        asking.paraphrase_of(row)
     options = any(asking.wrong_of(row) for row in sets[FORGET])
     if "retrained" in models and HOLDOUT not in sets and not options:
         raise BadInput(
             "A retrained model was given, and nothing that it is compared on.",
             fix="Give rows with wrong answers (forget quality), or --data holdout=FILE (PrivLeak).",
         )
-    if EXAMPLES in sets and not config.rouge:
-        raise BadInput("Examples were given, but nothing is generated.", fix="Leave out --data examples=.")
+    knowing = [role for role in (KNOWN_FORGET, KNOWN_RETAIN) if role in sets]
+    if knowing and not config.rouge:
+        raise BadInput(
+            f"Rows in the role {knowing[0]} were given, but nothing is generated.",
+            why="They are scored by ROUGE alone.",
+            fix=f"Leave out --data {knowing[0]}=, or --set rouge=false.",
+        )
+    if EXAMPLES in sets and not knowing:
+        raise BadInput(
+            "Examples were given, but no question that they come before.",
+            fix=f"Leave out --data {EXAMPLES}=, or give rows with --data {KNOWN_FORGET}=FILE.",
+        )
 
 
-def _check_tokens(heard: asking.Heard, rows: Sequence[Row]) -> None:
-    """The reference model's losses are over the same tokens as the target's."""
-    for row in rows:
-        own, other = (heard.facts[role, row.id, asking.ANSWER] for role in ("target", "reference"))
-        if own.ids != other.ids:
+def _check_tokens(heard: asking.Heard, texts: Sequence[asking.Text]) -> None:
+    """Another model's losses of these texts are over the same tokens as the target's."""
+    for text in texts:
+        role, row, number = text.key
+        if heard.facts["target", row, number].ids != heard.facts[text.key].ids:
             raise BadInput(
-                f"The reference model cuts the answer of {row.id} into other tokens than the target.",
+                f"The {role} model cuts an answer of {row} into other tokens than the target.",
                 why="Mean losses per token are then over different things.",
-                fix="Give a reference model with the target's tokenizer and context.",
+                fix=f"Give a {role} model with the target's tokenizer and context.",
             )

@@ -94,19 +94,22 @@ def _attacks(by_role: Mapping[str, Sequence[Record]]) -> list[Reading]:
     for attack in ATTACKS:
         low, _, lost = values(members, attack)
         high, _, more = values(others, named(attack, HOLDOUT))
-        if low and high:
+        if low or high or lost or more:
             found.append(auc_reading(f"mia_{attack}", low, high, lost + more))
         low, high = _retrained(members, attack), _retrained(others, attack)
-        if low and high:
-            found.append(auc_reading(f"mia_{attack}/model/retrained", low, high))
-    return found + _priv_leak(members, others)
+        if low or high:
+            lost = len(members) + len(others) - len(low) - len(high)
+            found.append(auc_reading(f"mia_{attack}/model/retrained", low, high, lost))
+    if any("retrained" in record.meta for record in members):
+        found.append(_priv_leak(members, others))
+    return found
 
 
 def _retrained(records: Sequence[Record], name: str) -> list[float]:
     return [record.meta["retrained"][name] for record in records if name in record.meta.get("retrained", {})]
 
 
-def _priv_leak(members: Sequence[Record], others: Sequence[Record]) -> list[Reading]:
+def _priv_leak(members: Sequence[Record], others: Sequence[Record]) -> Reading:
     """PrivLeak with an interval over rows: those of both sets are drawn, the same ones for both models."""
 
     def pairs(records: Sequence[Record], name: str) -> Floats:
@@ -118,29 +121,31 @@ def _priv_leak(members: Sequence[Record], others: Sequence[Record]) -> list[Read
         return np.array(found, dtype=np.float64).reshape(-1, 2)
 
     low, high = pairs(members, "min_k"), pairs(others, named("min_k", HOLDOUT))
-    if not len(low) or not len(high):
-        return []
-    known = [auc(low[:, model], high[:, model]) for model in (0, 1)]
-    value = core.priv_leak(known[0] or 0.0, known[1] or 0.0)
-    lost = len(members) + len(others) - len(low) - len(high)
-    interval = None
+    of_target, of_retrained = (auc(low[:, model], high[:, model]) for model in (0, 1))
+    value = interval = None
+    if of_target is not None and of_retrained is not None:
+        value = core.priv_leak(of_target, of_retrained)
     if value is not None:
         rng = np.random.default_rng(0)
         first = rng.multinomial(len(low), np.full(len(low), 1 / len(low)), size=DRAWS)
         second = rng.multinomial(len(high), np.full(len(high), 1 / len(high)), size=DRAWS)
-        of_target, of_retrained = (
+        targets, retrained = (
             ((first @ wins(low[:, model], high[:, model])) * second).sum(axis=1) / (len(low) * len(high))
             for model in (0, 1)
         )
         # A draw in which the retrained model is perfectly told apart has no value; many of them leave no interval.
-        usable = of_retrained < 1
+        usable = retrained < 1
         if usable.mean() >= LEVEL:
-            drawn = 100 * (of_retrained - of_target)[usable] / (1 - of_retrained[usable])
+            drawn = 100 * (retrained - targets)[usable] / (1 - retrained[usable])
             interval = _percentiles(drawn, value)
-    return [Reading("priv_leak", value, len(low) + len(high), lost, interval, "score", "neither")]
+    n = len(low) + len(high)
+    return Reading("priv_leak", value, n, len(members) + len(others) - n, interval, "score", "neither")
 
 
-def _percentiles(drawn: Floats, value: float) -> Interval:
+def _percentiles(drawn: Floats, value: float) -> Interval | None:
+    """An interval that holds the value; none where drawing rows changes nothing: that says nothing of the spread."""
+    if drawn.min() == drawn.max():
+        return None
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(min(float(low), value), max(float(high), value), LEVEL, "bootstrap_rows")
@@ -153,34 +158,42 @@ def _parts(role: str) -> tuple[str, str, str]:
 
 
 def _utility(by_role: Mapping[str, Sequence[Record]]) -> tuple[list[Reading], list[str]]:
-    """The harmonic mean of the up to nine means that are there, with an interval over rows, set by set."""
+    """The harmonic mean of the up to nine means that were asked for, with an interval over rows, set by set.
+
+    No value where one of them has no scored row: without it, a model that says nothing would look better. Rows
+    that lack a score they were asked for count as unscored.
+    """
     sets: list[Floats] = []
     parts: list[str] = []
-    rows = 0
     for role in UTILITY:
         records = by_role.get(role, ())
-        columns = []
-        for score in _parts(role):
-            name = named(score, role)
-            column = [record.scores[name] if record.status.get(name) == "ok" else None for record in records]
-            if any(value is not None for value in column):
-                columns.append([math.nan if value is None else float(value) for value in column])
-                parts.append(name)
-        if columns:
-            sets.append(np.array(columns, dtype=np.float64))
-            rows += len(records)
+        names = [named(score, role) for score in _parts(role)]
+        asked = [name for name in names if any(name in record.status for record in records)]
+        parts += asked
+        if asked:
+            sets.append(np.array([[_score(record, name) for record in records] for name in asked]))
     if not parts:
         return [], parts
-    value = core.harmonic_mean([float(mean) for found in sets for mean in np.nanmean(found, axis=1)])
-    rng = np.random.default_rng(0)
-    means = np.concatenate([_drawn_means(found, rng) for found in sets], axis=1)
-    with np.errstate(divide="ignore"):
-        drawn = means.shape[1] / (1 / np.maximum(means, 0)).sum(axis=1)
-    interval = _percentiles(drawn, value)
+    rows = [record for role in UTILITY for record in by_role.get(role, ())]
+    lost = sum(any(record.status.get(name, "ok") != "ok" for name in parts) for record in rows)
+    value = interval = None
+    if all(bool((~np.isnan(found)).any(axis=1).all()) for found in sets):
+        value = core.harmonic_mean([float(mean) for found in sets for mean in np.nanmean(found, axis=1)])
+        rng = np.random.default_rng(0)
+        means = np.concatenate([_drawn_means(found, rng) for found in sets], axis=1)
+        with np.errstate(divide="ignore"):
+            drawn = means.shape[1] / (1 / np.maximum(means, 0)).sum(axis=1)
+        interval = _percentiles(drawn, value)
     return [
-        Reading("model_utility", value, rows, 0, interval, "score", "higher"),
+        Reading("model_utility", value, len(rows) - lost, lost, interval, "score", "higher"),
         _count("model_utility_parts", len(parts), 9),
     ], parts
+
+
+def _score(record: Record, name: str) -> float:
+    """A record's score, NaN where it has none."""
+    score = record.scores.get(name) if record.status.get(name) == "ok" else None
+    return math.nan if score is None else float(score)
 
 
 def _drawn_means(found: Floats, rng: np.random.Generator) -> Floats:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from safewright.errors import BadInput, NumericalFailure
 from safewright.measures.journal import Key, journal_rows, journalled
 from safewright.measures.memorisation import core
 from safewright.measures.memorisation.config import (
@@ -78,9 +80,35 @@ class Heard:
 
 
 def wrong_of(row: Row) -> list[str]:
-    """The wrong answers a row brings."""
-    found = row.meta.get("wrong", [])
-    return [found] if isinstance(found, str) else [text for text in found if isinstance(text, str)]
+    """The wrong answers a row brings.
+
+    Raises:
+        BadInput: They are neither a text nor a list of texts.
+    """
+    found = row.meta.get("wrong")
+    texts = [] if found is None else [found] if isinstance(found, str) else found
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise BadInput(
+            f"The row {row.id} has the wrong answers {found!r:.100}.",
+            why="Its truth ratio is over all of them.",
+            fix='Give a list of texts as "wrong" (TOFU: "perturbed_answer"), or leave it out.',
+        )
+    return list(texts)
+
+
+def paraphrase_of(row: Row) -> str | None:
+    """The other wording of a row's right answer; None where it has none.
+
+    Raises:
+        BadInput: It is no text.
+    """
+    found = row.meta.get("paraphrased_answer")
+    if found is not None and not isinstance(found, str):
+        raise BadInput(
+            f"The row {row.id} has the paraphrased answer {found!r:.100}.",
+            fix="Give one text, or leave it out.",
+        )
+    return found
 
 
 def texts_of(role: str, rows: Sequence[Row], *, options: bool) -> list[Text]:
@@ -90,8 +118,8 @@ def texts_of(role: str, rows: Sequence[Row], *, options: bool) -> list[Text]:
         found.append(Text((role, row.id, ANSWER), row.prompt, row.reference or ""))
         if not options:
             continue
-        paraphrase = row.meta.get("paraphrased_answer")
-        if isinstance(paraphrase, str):
+        paraphrase = paraphrase_of(row)
+        if paraphrase is not None:
             found.append(Text((role, row.id, PARAPHRASE), row.prompt, paraphrase))
         for number, text in enumerate(wrong_of(row)):
             found.append(Text((role, row.id, FIRST_WRONG + number), row.prompt, text))
@@ -119,6 +147,12 @@ def score_texts(
                 said = texts[places[index]].answer
                 if item.cut:
                     said = white_box(model).tokenizer.decode(item.answer, skip_special_tokens=True)
+                if not all(map(math.isfinite, scores.logprobs)):
+                    raise NumericalFailure(
+                        f"The {key[0]} model gives a token of an answer of {key[1]} no probability at all.",
+                        why="Its loss is infinite, and so is every mean over it.",
+                        fix="Use --dtype float32; where that is no help, leave the row out.",
+                    )
                 heard.facts[key] = _facts(scores, said, item.cut, config.min_k)
                 run.append("scored", {"key": key, "facts": heard.facts[key]})
 

@@ -49,7 +49,7 @@ def record_of(role: str, row: Row, heard: Heard, config: MemorisationConfig, att
         if attacked and role in (FORGET, HOLDOUT):
             scores |= _of_membership(row, facts, heard, config)
         others = _of_others(row, heard)
-        if others:
+        if others is not None:
             meta["retrained"] = others
     if role == CHOICES:
         scores["multiple_choice"] = _choice(row, heard)
@@ -125,10 +125,12 @@ def _of_membership(row: Row, facts: Facts, heard: Heard, config: MemorisationCon
     return _known(found)
 
 
-def _of_others(row: Row, heard: Heard) -> dict[str, float]:
-    """What the retrained model makes of the row."""
+def _of_others(row: Row, heard: Heard) -> dict[str, float] | None:
+    """What the retrained model makes of the row: nothing where no token of the answer is left, None if not asked."""
     facts = heard.facts.get(("retrained", row.id, ANSWER))
-    if facts is None or facts.loss is None:
+    if facts is None:
+        return None
+    if facts.loss is None:
         return {}
     scored = {name: getattr(facts, name) for name in ("loss", "zlib", "min_k", "min_k_plus")}
     found = {name: float(value) for name, value in scored.items() if value is not None}
