@@ -147,6 +147,21 @@ def test_rows_without_an_answer_are_an_error_and_empty_ones_unscored(
         measure_model("lens", tiny_folder, data={"forget": rows(2, 1)}, config={"positions": 0})
 
 
+def test_a_model_before_with_another_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    strange = tiny.save_tiny(tmp_path / "strange", seed=7)
+    words = json.loads((strange / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    vocabulary[W[0]], vocabulary[W[1]] = vocabulary[W[1]], vocabulary[W[0]]
+    (strange / "tokenizer.json").write_text(json.dumps(words))
+    models = {"target": tiny_folder, "before": strange}
+    asked = Row("a", ({"role": "user", "content": W[3]},), f"{W[2]} {W[0]}")
+    for _ in range(2):  # once more from the journals alone
+        with pytest.raises(BadInput, match="before cuts the answer of forget/a into other tokens"):
+            measure_model("lens", models, data={"forget": [asked]}, run=tmp_path / "run")
+    # What lies behind the tokens that are looked at does not matter.
+    measure_model("lens", models, data={"forget": [asked]}, config={"positions": 1}, run=tmp_path / "first")
+
+
 def test_the_page_draws_before_and_after_in_one_figure_and_names_the_tokens(both: Path) -> None:
     page = render_page("Lens", load_cards(both))
     assert page.count("<strong>Lens: KL to last by layer</strong>") == 1

@@ -13,7 +13,7 @@ from safewright.errors import BadInput
 from safewright.measures.journal import Key, journal_rows
 from safewright.models.lens import Layers, stream_layers
 from safewright.models.scoring import Candidates, Encoded, encode_answer, stream_candidates, white_box
-from safewright.runs import Run
+from safewright.runs import Run, digest_json
 from safewright.stats import cluster_bootstrap, mean_reading
 from safewright.types import Curve, Findings, Reading, Record, Row
 
@@ -44,7 +44,8 @@ class LensConfig:
 
 
 Seen = Mapping[str, Any]
-"""What one model shows on one row: its scores, ``places`` (a candidates list per answer token), ``layers``."""
+"""What one model shows on one row: its scores, ``places`` (a candidates list per answer token), ``layers``, and
+``ids``, a digest of the tokens at whose places it was looked at."""
 
 
 @measure(
@@ -76,14 +77,33 @@ def lens(
         )
     roles = [role for role in (BEFORE, AFTER) if role in models]
     seen = {role: _look(role, models[role], rows, config, run) for role in roles}
+    _check_tokens(seen)
     records = [_record(row, {role: seen[role].get(row.id) for role in roles}) for row in rows]
     return _findings(records, roles), records
+
+
+def _check_tokens(seen: Mapping[str, Mapping[str, Seen]]) -> None:
+    """Both models are looked at at the same tokens of each answer.
+
+    Raises:
+        BadInput: They are not: their tokenizers differ.
+    """
+    for row, found in seen.get(BEFORE, {}).items():
+        own = seen[AFTER].get(row)
+        if own is not None and own["ids"] != found["ids"]:
+            raise BadInput(
+                f"The model before cuts the answer of {row} into other tokens than the target.",
+                why="Candidates at other places, or of another vocabulary, say nothing about what changed.",
+                fix="Give the model that the target was made of: --model-role before=MODEL.",
+            )
 
 
 def _look(role: str, model: Any, rows: Sequence[Row], config: LensConfig, run: Run) -> dict[str, Seen]:
     """What one model shows on each row, by the row's id; a row whose answer has no tokens is left out."""
     keys: list[Key] = [(role, row.id, 0) for row in rows]
-    places = {key: row["places"] for key, row in journal_rows(run, "candidates", ("places",)).items()}
+    candidates = journal_rows(run, "candidates", ("places", "ids"))
+    places = {key: row["places"] for key, row in candidates.items()}
+    ids = {key: row["ids"] for key, row in candidates.items()}
     layers = {key: row["layers"] for key, row in journal_rows(run, "layers", ("layers",)).items()}
     if any(key not in layers for key in keys):
         inner = white_box(model)
@@ -101,7 +121,8 @@ def _look(role: str, model: Any, rows: Sequence[Row], config: LensConfig, run: R
                 for index, found in ready:
                     key = keys[known[index]]
                     places[key] = list(_places(found, decode))
-                    run.append("candidates", {"key": key, "places": places[key]})
+                    ids[key] = digest_json(list(mine[index].answer[: config.positions]))
+                    run.append("candidates", {"key": key, "places": places[key], "ids": ids[key]})
         prompts = [item.prompt for item in mine]
         with closing(stream_layers(model, prompts, top=TOP, done=done(layers))) as deep:
             for read in deep:
@@ -110,7 +131,12 @@ def _look(role: str, model: Any, rows: Sequence[Row], config: LensConfig, run: R
                     layers[key] = list(_layers(reading, decode))
                     run.append("layers", {"key": key, "layers": layers[key]})
     return {
-        key[1]: {**_scores(places[key], layers[key]), "places": places[key], "layers": layers[key]}
+        key[1]: {
+            **_scores(places[key], layers[key]),
+            "places": places[key],
+            "layers": layers[key],
+            "ids": ids[key],
+        }
         for key in keys
         if key in places and key in layers
     }
