@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from safewright.errors import BadInput
+from safewright.errors import BadInput, NumericalFailure
 from safewright.models import load
 from safewright.models.scoring import (
     Encoded,
@@ -105,6 +105,43 @@ def test_of_equal_logits_the_lowest_id_is_the_hit_and_uniform_moments_are_exact(
     assert barred.variances == pytest.approx((0.0,), abs=1e-12)
     tied = candidates(torch.tensor([[1.0, 1.0, 0.0, 1.0]]), 2)
     assert tied.tokens == ((0, 1),)
+
+
+def test_long_answers_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    logits, ids = torch.randn(7, 30), [3, 1, 4, 1, 5, 9, 2]
+    whole = token_statistics(logits, ids)
+    seen: list[int] = []
+    softmax = torch.log_softmax
+
+    def noting(given: torch.Tensor, **more: Any) -> torch.Tensor:
+        seen.append(given.numel())
+        return softmax(given, **more)
+
+    monkeypatch.setattr(torch, "log_softmax", noting)
+    monkeypatch.setattr("safewright.models.scoring.NUMBERS_AT_ONCE", 70)
+    assert token_statistics(logits, ids) == whole
+    assert max(seen) <= 70
+    monkeypatch.setattr("safewright.models.scoring.NUMBERS_AT_ONCE", 1)
+    assert token_statistics(logits, ids) == whole
+
+
+def test_gradients_that_fail_are_told_with_the_way_out(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: Any = load(tiny_folder)
+    items = encoded(loaded)[:1]
+
+    def full(*given: Any, **more: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.autograd, "grad", full)
+    with pytest.raises(BadInput, match="no memory for the gradients") as told:
+        list(stream_gradient_norms(loaded, items))
+    assert "gradient_norm=false" in told.value.fix
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given, **more: [torch.tensor([float("inf")])])
+    with pytest.raises(NumericalFailure, match="gradient"):
+        list(stream_gradient_norms(loaded, items))
 
 
 def test_answers_end_before_the_end_of_turn(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from safewright.errors import BadInput, NumericalFailure
 from safewright.models import chat as chats_
 from safewright.types import Chat
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     import torch
 
     from safewright.models.hf import HfModel
+
+
+NUMBERS_AT_ONCE = 2**24
+"""Logits that `token_statistics` works on at a time."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +141,19 @@ def token_statistics(logits: torch.Tensor, ids: Sequence[int]) -> AnswerScores:
     import torch
 
     targets = torch.tensor(ids, device=logits.device, dtype=torch.long)
+    # Some at a time: several float64 copies of a long answer's logits would be many times the model's own.
+    size = max(1, NUMBERS_AT_ONCE // logits.shape[-1])
+    parts = [_statistics(logits[i : i + size], targets[i : i + size]) for i in range(0, len(ids), size)]
+    picked, hits, means, variances = (
+        tuple(value for part in parts for value in part[place].tolist()) for place in range(4)
+    )
+    return AnswerScores(tuple(ids), picked, hits, means, variances)
+
+
+def _statistics(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Log-probabilities, hits, means and variances; see `token_statistics`."""
+    import torch
+
     # torch documents that of equal maxima argmax gives the first, on every device.
     hits = logits.float().argmax(dim=-1) == targets
     logs = torch.log_softmax(logits.double(), dim=-1)
@@ -142,14 +161,7 @@ def token_statistics(logits: torch.Tensor, ids: Sequence[int]) -> AnswerScores:
     means = -torch.special.entr(p).sum(dim=-1)
     spread = torch.where(p > 0, logs - means[:, None], torch.zeros_like(logs))
     variances = (p * spread**2).sum(dim=-1)
-    picked = logs.gather(1, targets[:, None]).flatten()
-    return AnswerScores(
-        tuple(ids),
-        tuple(picked.tolist()),
-        tuple(hits.tolist()),
-        tuple(means.tolist()),
-        tuple(variances.tolist()),
-    )
+    return logs.gather(1, targets[:, None]).flatten(), hits, means, variances
 
 
 def candidates(logits: torch.Tensor, top: int) -> Candidates:
@@ -173,12 +185,32 @@ def stream_gradient_norms(
 
     In evaluation mode (no dropout), over every floating tensor that the loss depends on, an adapter's base
     included. Gradients that the model's owner holds are left alone.
+
+    Raises:
+        BadInput: An item does not fit the model, or its gradients do not fit the device.
+        NumericalFailure: A gradient is not a number.
     """
+    import torch
+
     model = white_box(loaded)
     model.check_lines([[*item.prompt, *item.answer] for item in items], [len(item.prompt) for item in items])
     for place, item in enumerate(items):
-        if place not in done:
-            yield place, _gradient_norm(model, item)
+        if place in done:
+            continue
+        try:
+            norm = _gradient_norm(model, item)
+        except torch.OutOfMemoryError as error:
+            raise BadInput(
+                f"The device {model.model.device} has no memory for the gradients of {model.ref.where}.",
+                why="They take as much as its weights once more, and the layers' values besides.",
+                fix="Leave them out (--set gradient_norm=false), or use --dtype bfloat16 or another device.",
+            ) from error
+        if not math.isfinite(norm):
+            raise NumericalFailure(
+                f"A gradient of {model.ref.where} is not a number (NaN or infinity), in {model.ref.dtype}.",
+                fix="Use --dtype float32, or leave gradients out (--set gradient_norm=false).",
+            )
+        yield place, norm
 
 
 def _gradient_norm(model: HfModel, item: Encoded) -> float:
