@@ -44,6 +44,20 @@ def test_models_of_other_depth_leave_cells_empty_and_titles_name_the_model() -> 
     assert counted.svg.count('<td role="cell"></td>') == 2 * 2 * 3 - 3
 
 
+def test_data_that_brings_layers_of_its_own_is_no_lens() -> None:
+    for found in ({"a": [1, 2]}, {"a": "text"}, {"a": [{"tokens": [], "masses": []}]}, ["x"], {"a": []}, {}):
+        assert token_figures(CARD, [Record("a", (), None, meta={"layers": found})], "m", several=False) == []
+
+
+def test_a_row_that_one_model_has_no_room_for_hides_the_model_nowhere() -> None:
+    records = [record("a", "forget", layer("x"), layer("y"))]
+    records += [record(name, "forget", layer("x"), layer("z"), before=True) for name in ("b", "c")]
+    counted, alone = token_figures(CARD, records, "m", several=False)
+    assert "embedding, before 1: x, 100%" in counted.svg
+    assert "layer 1, after 1: z, 67%" in counted.svg
+    assert alone.caption.startswith("Record b,")
+
+
 def test_what_tokens_hold_is_text_and_records_without_layers_have_no_figure() -> None:
     assert token_figures(CARD, [Record("a", (), None)], "m", several=False) == []
     counted, _ = token_figures(

@@ -27,7 +27,7 @@ def token_figures(card: Scorecard, records: Sequence[Record], label: str, *, sev
     """Two tables of a scorecard whose records hold a logit lens; none where they hold none.
 
     The first counts, per layer, the tokens that are likeliest after the prompts of the first set of rows; the
-    second shows the first of these prompts alone, with the mass of its likeliest tokens.
+    second shows the first of these prompts that all models read alone, with the mass of its likeliest tokens.
 
     Args:
         card: The scorecard.
@@ -41,7 +41,9 @@ def token_figures(card: Scorecard, records: Sequence[Record], label: str, *, sev
         return []
     first = with_lens[0].meta.get("set")
     chosen = [record for record in with_lens if record.meta.get("set") == first]
-    models = list(_lens(chosen[0]))
+    models = list(dict.fromkeys(model for record in chosen for model in _lens(record)))
+    # A row that one of the models has no room for shows nothing of what changed.
+    shown_one = next((record for record in chosen if len(_lens(record)) == len(models)), chosen[0])
     whose = f" · {text.one_line(label)}" if several else ""
     title = text.title_of(card.measure)
     counted = {
@@ -51,9 +53,9 @@ def token_figures(card: Scorecard, records: Sequence[Record], label: str, *, sev
     alone = {
         model: [
             list(zip(layer["tokens"], layer["masses"], strict=False))[:SHOWN]
-            for layer in _lens(chosen[0])[model]
+            for layer in _lens(shown_one)[model]
         ]
-        for model in models
+        for model in _lens(shown_one)
     }
     return [
         _figure(
@@ -63,15 +65,32 @@ def token_figures(card: Scorecard, records: Sequence[Record], label: str, *, sev
         ),
         _figure(
             f"{title}: likeliest tokens per layer after one prompt{whose}",
-            f"Record {text.one_line(chosen[0].id)}, with the mass of each token.",
+            f"Record {text.one_line(shown_one.id)}, with the mass of each token.",
             alone,
         ),
     ]
 
 
 def _lens(record: Record) -> Mapping[str, Any]:
+    """A record's logit lens by model; nothing where ``layers`` of its meta is something else, as data may bring."""
     found = record.meta.get("layers")
-    return found if isinstance(found, Mapping) else {}
+    if not isinstance(found, Mapping):
+        return {}
+    return found if all(_is_layers(layers) for layers in found.values()) else {}
+
+
+def _is_layers(found: Any) -> bool:
+    if not isinstance(found, Sequence) or not found or not all(isinstance(layer, Mapping) for layer in found):
+        return False
+    parts = [(layer.get("tokens"), layer.get("masses")) for layer in found]
+    return all(
+        isinstance(tokens, Sequence)
+        and isinstance(masses, Sequence)
+        and len(tokens) > 0
+        and all(isinstance(token, str) for token in tokens)
+        and all(isinstance(mass, (int, float)) for mass in masses)
+        for tokens, masses in parts
+    )
 
 
 def _columns(records: Sequence[Record], model: str) -> list[list[str]]:
