@@ -117,6 +117,15 @@ def test_missing_and_unscored_records_are_counted_and_left_out(tmp_path: Path) -
     assert found.unscored_pairs == {"harmful_rate/harmful": 3}
 
 
+def test_records_that_were_never_asked_for_a_score_are_not_unscored_pairs(tmp_path: Path) -> None:
+    own = [record(f"r{i}", "harmful", float(i % 2)) for i in range(3)]
+    others = [record(f"s{i}", "other", None if i == 0 else 0.5) for i in range(4)]
+    for name in ("a", "b"):
+        write(tmp_path / name, card(), [*own, *others])
+    found = compare(tmp_path / "a", tmp_path / "b")
+    assert found.unscored_pairs == {"harmful_rate/harmful": 0, "harmful_rate/other": 1}
+
+
 def test_a_value_under_a_failed_status_is_no_score(tmp_path: Path) -> None:
     rows = [record("1", "harmful", 1.0), record("2", "harmful", 0.0, status={"harmful": "error"})]
     found = compare(write(tmp_path / "a", card(), rows), write(tmp_path / "b", card(model="b"), rows))

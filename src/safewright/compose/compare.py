@@ -204,7 +204,8 @@ def _compare_cards(a: _Taken, b: _Taken, level: float, seed: int) -> _Part:
     for name in names:
         both = [(x, y) for x, y in pairs if _score(x, name) is not None and _score(y, name) is not None]
         key = f"{measure}/{name}"
-        unscored[key] = len(pairs) - len(both)
+        # Records of another set of rows were never asked for this score.
+        unscored[key] = sum(name in x.scores or name in y.scores for x, y in pairs) - len(both)
         reading = _reading(card_a, name)
         if not both:
             warnings.append(f"{key}: no record carries a score in both runs; no difference exists.")
