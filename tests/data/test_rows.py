@@ -88,6 +88,16 @@ def test_knowundo_records() -> None:
     assert read({"prompt": "p", "question": "q", "answer": "a"}).meta == {"question": "q", "answer": "a"}
 
 
+def test_the_place_of_a_right_choice_is_no_reference() -> None:
+    given = {"question": "Which?", "choices": ["a", "b"], "answer": 1, "subject": "x"}
+    row = read_object(given, "line 1").row
+    assert (row.prompt[-1]["content"], row.reference) == ("Which?", None)
+    assert row.meta == {"choices": ["a", "b"], "answer": 1, "subject": "x"}
+    assert read_object({**given, "answer": "b"}, "line 1").row.reference == "b"
+    with pytest.raises(BadInput, match="`answer` is a number"):
+        read_object({"question": "Which?", "answer": 1}, "line 1")
+
+
 def test_tofu_rows_survive_a_file(tmp_path: Path) -> None:
     given = {"question": "q", "answer": "a", "paraphrased_question": ["p1", "p2"], "perturbed_answer": ["w"]}
     (tmp_path / "tofu.json").write_text(json.dumps([given]))

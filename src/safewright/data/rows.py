@@ -54,7 +54,8 @@ def read_object(obj: Any, where: str, *, need_reference: bool = False) -> Draft:
     ``text`` with ``labels`` (KnowUnDo). Messages that end in an assistant turn end in the reference, and the
     turns before are the prompt. A null field is an absent one. TOFU's ``paraphrased_question`` and
     ``perturbed_answer`` (a text or a list of texts) become ``paraphrases`` and ``wrong`` of the meta, as lists;
-    its ``paraphrased_answer`` keeps its name.
+    its ``paraphrased_answer`` keeps its name. A whole number as the ``answer`` of a question with ``choices`` (MMLU,
+    WMDP) is the place of the right one: it stays in the meta, and there is no reference.
 
     Args:
         obj: One parsed object.
@@ -81,6 +82,10 @@ def read_object(obj: Any, where: str, *, need_reference: bool = False) -> Draft:
     elif shape == "prompt":
         prompt = [_turn("user", _text(fields["prompt"], "prompt", where))]
         reference = _optional(fields, "response", where)
+    elif shape == "question" and "choices" in fields and isinstance(fields["answer"], int):
+        prompt = [_turn("user", _text(fields["question"], "question", where))]
+        reference = None
+        used.remove("answer")
     elif shape in _ANSWERS:
         prompt = [_turn("user", _text(fields[shape], shape, where))]
         reference = _optional(fields, _ANSWERS[shape], where)
