@@ -89,3 +89,9 @@ def test_scales_hold_their_values_with_few_round_ticks() -> None:
         assert 3 <= len(scale.ticks) <= 7
         assert 0 <= scale.at(values[0]) <= 100
     assert RATE_SCALE.at(0.25) == 25.0
+
+
+def test_readings_are_printed_as_papers_write_them() -> None:
+    names = ("rouge_l_recall", "priv_leak", "mia_min_k_plus", "mia_min_k", "sr_long", "min_kept")
+    said = [text.sentence(text.reading_name(name)) for name in names]
+    assert said == ["ROUGE-L recall", "PrivLeak", "MIA Min-K++", "MIA Min-K", "SR long", "Min kept"]

@@ -182,11 +182,21 @@ def title_of(name: str) -> str:
 INITIALS = frozenset({"sr", "kfr", "krr", "ls", "mia", "auc", "ppl", "kl"})
 """Words that are initials: they stand in capitals."""
 
+PRINTED: Mapping[str, str] = {
+    "rouge l": "ROUGE-L",
+    "priv leak": "PrivLeak",
+    "min k plus": "Min-K++",
+    "min k": "Min-K",
+}
+"""Names that papers write in one way."""
+
 
 def reading_name(name: str) -> str:
     """The code name of a reading in words: ``sr_long`` is "SR long", safety rates being named SR in print."""
-    words = one_line(name).replace("_", " ").split()
-    return " ".join(word.upper() if word in INITIALS else word for word in words)
+    plain = re.sub("_+", " ", one_line(name))
+    for code, printed in PRINTED.items():
+        plain = re.sub(rf"\b{code}\b", printed, plain)
+    return " ".join(word.upper() if word in INITIALS else word for word in plain.split())
 
 
 def sentence(words: str) -> str:
