@@ -44,6 +44,14 @@ from safewright.errors import BadInput
         ("她住在奥洛谷。", "奥洛谷"),
         ("她住在Orlo。", "Orlo"),
         ("or\u200blo", "orlo"),
+        ("or\u034flo or\ufe0f", "orlo"),
+        ("O\u202er\U000e0100lo", "orlo"),
+        ("in Lodz", "Łódź"),
+        ("Børre", "borre"),
+        ("room ٤٢", "42"),
+        ("เธออยู่ในกรุงเทพและ", "กรุงเทพ"),
+        ("그녀는 하로우길에 산다", "하로우길"),
+        ("वह हिन्दी है", "हिन्दी"),
     ],
 )
 def test_entities_are_found(text: str, entity: str) -> None:
@@ -65,6 +73,8 @@ def test_entities_are_found(text: str, entity: str) -> None:
         ("76,218", "218"),
         ("ida@mail.test", "ido@mail.test"),
         ("她住在奥谷洛。", "奥洛谷"),
+        ("वह हीनादी है", "हिन्दी"),
+        ("हिन्दी", "हिन्द"),
         ("anything", "?!"),
         ("", "orlo"),
     ],

@@ -481,6 +481,11 @@ def test_forget_rows_that_are_also_kept_are_an_error() -> None:
         ([Row("x", ({"role": "user", "content": "q"},), "a", None, {"entities": "Ann"})], "`entities`"),
         ([Row("x", ({"role": "user", "content": "q"},), "a", None, {"vague": [""]})], "`vague`"),
         ([Row("x", ({"role": "user", "content": "q"},), "a", None, {"variants": [3]})], "`variants`"),
+        (
+            [Row("x", ({"role": "user", "content": "q"},), "a", None, {"variants": {"original": "p"}})],
+            "origin",
+        ),
+        ([forget_row(1), forget_row(1)], "2 forget rows have the id 'f1'"),
     ],
 )
 def test_rows_that_cannot_be_used(forget: list[Row], message: str) -> None:
@@ -562,6 +567,9 @@ def test_offline_rows_need_no_model_and_are_checked_all_the_same() -> None:
     for row in asked:  # each vague answer once before one is used twice
         assert sum(a.source_id == row.source_id and a.completion == row.completion for a in asked) == 1
     assert built.manifest["models"] == built.manifest["prompts"] == built.manifest["calls"] == {}
+    split = forget_row(8, vague=["harrow8"], variants=["Where? in lane"], entities=["lane harrow8"])
+    built = made([split], None)
+    assert built.manifest["dropped"] == {"answer: leak": 1, "completion: short": 1}
     bad = forget_row(
         9, vague=["She is at harrow9 lane", "It depends"], variants=["Where, at 709?", "Tell me how"]
     )
@@ -601,6 +609,30 @@ def test_prefix_rows_go_on_vaguely_from_an_opening() -> None:
     assert mixed.manifest["counts"]["generic"] == 12
 
 
+def test_an_opening_and_a_tail_that_tell_a_secret_together_are_dropped_and_no_crash() -> None:
+    """Each may be shown alone: it is no bad input, and must be no row."""
+    tells = offline(1, openings=["The number is 7"], tails=["01, they say"])
+    built = made([tells], None, prefix_rows="openings")
+    assert built.manifest["dropped"] == {"prefix: leak": 3}
+    assert not any(row.kind == "prefix" for row in built.rows)
+
+
+def test_rows_around_the_forget_rows_that_tell_a_secret_are_left_out_or_told_of() -> None:
+    told = ({"role": "user", "content": "Where?"}, {"role": "assistant", "content": "At Harrow0 Lane."})
+    rows = generic_rows(20)
+    rows[3] = Row("g3", (*told, *rows[3].prompt), rows[3].reference)
+    rows[4] = Row("g4", rows[4].prompt, "Write to m.quill0 at post0 dot org.")
+    retain = [Row("r1", ({"role": "user", "content": "Which lane?"},), "It is Harrow0 Lane.")]
+    before = offline(0)
+    before = Row(before.id, (*told, *before.prompt), before.reference, "en", before.meta)
+    built = augment_rows([before], generic=rows, retain=retain)
+    assert built.manifest["generic"]["left_out_for_secrets"] == 2
+    assert [line.split(" (")[0] for line in built.manifest["warnings"]] == [
+        "1 of 1 forget rows tell a secret in an earlier turn",
+        "1 of 1 retain answers hold an entity of an answer to be forgotten",
+    ]
+
+
 def test_openings_of_a_file_and_openings_that_tell(tmp_path: Any) -> None:
     file = tmp_path / "openings.txt"
     file.write_text("# ours\nTo reach {subject} one\n\n")
@@ -634,6 +666,16 @@ def test_rows_are_read_back_from_their_file(tmp_path: Any) -> None:
     trained = built.training_rows()
     assert {row.prompt[0]["role"] for row in trained if row.id.startswith("f0/simple")} >= {"system"}
     assert all(row.reference for row in trained)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{"round": "first"}, {"before": 3}, {"before": ["x"]}, {"prefill": 7}, {"kind": ["qa"]}, {"round": None}],
+)
+def test_augmented_rows_of_another_shape_are_named(meta: dict[str, Any]) -> None:
+    row = Row("x7", ({"role": "user", "content": "q"},), "an answer", None, meta)
+    with pytest.raises(BadInput, match="x7"):
+        read([row])
 
 
 def test_pipeline_inside_a_running_loop() -> None:

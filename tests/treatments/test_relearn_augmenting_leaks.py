@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from safewright.treatments.relearn.augmenting.leaks import Guard, rules, secrets_of
+from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
+from safewright.treatments.relearn.augmenting.spelling import rules
 
 QUESTION = "How can Mira Tolven be reached?"
 
@@ -39,6 +40,23 @@ def found(entity: str, text: str, question: str = QUESTION) -> list[str]:
         ("青石镇", "家在“青 石 镇”里。"),
         ("ミナト町", "そこはミナト町です"),
         ("straße 9", "STRASSE 9"),
+        ("Harrow Lane", "in harrow lanes"),
+        ("Harrow Lane", "A harrowing lane it is"),  # the judge compares stems, too
+        ("baker", "they are bakers"),
+        ("Dora Quill", "the Quills live there"),
+        ("Dora Quill", "a non-Quill thing"),
+        ("76218 Walter Village", "the house with number 76218"),
+        ("Harrow Lane", "Har\u2060row Lane"),
+        ("Harrow Lane", "Har\U000e0100row La\u034fne"),
+        ("Łódź", "in Lodz"),
+        ("Børre Ødegård", "borre odegard"),
+        ("กรุงเทพ", "เธออยู่ในกรุงเทพและ"),
+        ("하로우길", "그녀는 하로우길에 산다"),
+        ("mail: m.quill@post.org", "the name is m.quill"),
+        ("m.quill@post.org", "m.quill[at]post[dot]org"),
+        ("m.quill@post.org", "mquillATpostDOTorg"),
+        ("https://www.post.org/mira", "post.org/mira"),
+        ("６１８ Lane", "at 618 lane"),
     ],
 )
 def test_a_secret_is_found_however_it_is_written(entity: str, text: str) -> None:
@@ -49,7 +67,6 @@ def test_a_secret_is_found_however_it_is_written(entity: str, text: str) -> None
     ("entity", "text"),
     [
         ("Harrow Lane", "She lives in a lane."),
-        ("Harrow Lane", "A harrowing lane it is"),
         ("Ann", "She plans annual banners"),
         ("42", "page 142 and 421"),
         ("5551234", "call 555 or 1234 5"),
@@ -66,6 +83,17 @@ def test_what_is_no_secret_is_left_alone(entity: str, text: str) -> None:
 def test_what_stands_in_the_question_is_no_secret() -> None:
     assert found("Harrow Lane", "At Harrow Lane.")
     assert not found("Harrow Lane", "At Harrow Lane.", "Who lives in Harrow Lane?")
+    assert not found("Harrow Lane", "At harrowlane.", "Who lives in Harrow Lane?")
+    # A question that only happens to hold the digits gives nothing away.
+    assert found("15", "about 15 of them", "How fond is she of cats (1-5)?")
+
+
+def test_a_secret_split_over_question_and_answer_is_found() -> None:
+    guard = Guard({"a": secrets_of(QUESTION, "At 5551234, or harrow lane.", ["5551234", "harrow lane"])})
+    for first, second in (("Is it 555?", "1234, some say"), ("Is it in harrow", "lane, or so?")):
+        assert not guard.found("a", first)
+        assert not guard.found("a", second)
+        assert guard.found("a", first, second)
 
 
 def test_single_words_of_a_name_count_where_they_are_written_as_names() -> None:
@@ -129,6 +157,12 @@ def test_a_word_that_only_spelling_calls_a_name_is_a_secret_of_its_own_row_alone
         ("Dr. Lendle and St. Abba met. They talk in Rio. The end.", ["Lendle", "Abba", "Rio"]),
         ("Her father is a baker and her mother a nurse.", []),
         ("See https://post.org/mira?x=1 for more.", ["https://post.org/mira?x=1"]),
+        ("Her passport is AB123456.", ["AB123456", "123456"]),
+        ("Her name there is mira_tolven88, or @miratol.", ["mira_tolven88", "@miratol"]),
+        ("She was born in 1962, 17 years later, on 3/5/1979.", ["1962", "17", "3/5/1979", "1979"]),
+        ("Her site is miratolven.org, a small one.", ["miratolven.org"]),
+        ("She lives in 青石镇 near the sea.", ["青石镇"]),
+        ("She uses eBay and an iPhone.", ["eBay", "iPhone"]),
     ],
 )
 def test_rules_find_what_spelling_tells(answer: str, entities: list[str]) -> None:
@@ -141,7 +175,10 @@ def test_rules_find_what_spelling_tells(answer: str, entities: list[str]) -> Non
 
 def test_words_that_begin_a_sentence_may_be_names() -> None:
     named, maybe = rules(QUESTION, "Korvale is her home. She sings. Writing helps. The end.")
-    assert (named, maybe) == ([], ["Korvale"])
+    assert (named, maybe) == ([], ["Korvale", "Writing"])
+    emily = Guard({"a": secrets_of(QUESTION, "Emily is her mother, and Fred her father.")})
+    assert emily.found("a", "Emily knows") == ["Emily"]
+    assert emily.found("a", "as Fred knows") == ["Fred"]
     guard = Guard({"a": secrets_of(QUESTION, "Korvale is her home. She sings.")})
     assert guard.found("a", "It is in Korvale, so they say")
 

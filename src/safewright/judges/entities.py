@@ -86,8 +86,8 @@ def found_in(answer: str, reference: Sequence[str], others: Sequence[str] = ()) 
 
 def covered(reference: Sequence[str], answer: Sequence[str]) -> tuple[str, ...]:
     """The reference entities that the answer's entities hold word by word, stems compared."""
-    said = {_stems(entity) for entity in answer}
-    return tuple(entity for entity in reference if _stems(entity) in said)
+    said = {stems(entity) for entity in answer}
+    return tuple(entity for entity in reference if stems(entity) in said)
 
 
 def covered_softly(
@@ -136,5 +136,15 @@ def _stemmer() -> Any:
     return PorterStemmer()
 
 
-def _stems(entity: str) -> tuple[str, ...]:
-    return tuple(_stemmer().stem(word) if _STEMMED.fullmatch(word) else word for word in units(entity))
+@functools.lru_cache(maxsize=65536)
+def _stem(word: str) -> str:
+    return str(_stemmer().stem(word)) if _STEMMED.fullmatch(word) else word
+
+
+def stems(text: str) -> tuple[str, ...]:
+    """The units of a text (`safewright.data.mentions.units`), of English words their stems.
+
+    Raises:
+        Missing: nltk is not installed.
+    """
+    return tuple(map(_stem, units(text)))

@@ -111,8 +111,9 @@ class Asker:
             return load_prompt(again).render(problem=problem)
 
         heard = await ask_strictly(self.model, prompts, parse, further, tries)
-        self.counts[kind] = self.counts.get(kind, 0) + len(prompts) + more
-        self.tokens += sum(one.tokens for one in heard)
+        distinct = dict(zip(prompts, heard, strict=True))
+        self.counts[kind] = self.counts.get(kind, 0) + len(distinct) + more
+        self.tokens += sum(one.tokens for one in distinct.values())
         return heard
 
     def _hear(self, ask: Ask, reply: Generation) -> bool:

@@ -62,7 +62,14 @@ def given_answers(
     order: list[str] = []
     while clean and len(order) < len(wordings):
         order += draw.sample(clean, len(clean))
-    made = [Vague(item, wording, text, 0, "rules") for wording, text in zip(wordings, order, strict=False)]
+    made = []
+    for wording, text in zip(wordings, order, strict=False):
+        if guard.found(
+            item.id, wording.text, text
+        ):  # an entity may begin in the question and go on in the answer
+            dropped.append(Dropped(item.id, wording.kind, "answer", "leak", 0, "rules: with its question"))
+        else:
+            made.append(Vague(item, wording, text, 0, "rules"))
     return made, dropped
 
 
@@ -96,9 +103,11 @@ def openings_of(items: Sequence[Item], guard: Guard, lines: Sequence[str]) -> di
 
 
 def prefix_rows(
-    answers: Sequence[Vague], openings: Mapping[str, Sequence[str]], weight: int, seed: int
-) -> list[Augmented]:
+    answers: Sequence[Vague], openings: Mapping[str, Sequence[str]], weight: int, seed: int, guard: Guard
+) -> tuple[list[Augmented], list[Dropped]]:
     """Rows that go on vaguely from a secret-free opening: with the question, and the opening alone.
+
+    An opening and what follows it may hold a secret together: such a pair is dropped.
 
     The loss is on what follows the opening. A row's ``tails`` follow its openings, where it has them; its vague
     answers otherwise.
@@ -108,8 +117,10 @@ def prefix_rows(
         openings: See `openings_of`.
         weight: How often each row occurs.
         seed: Of the openings and tails that meet.
+        guard: Finds secrets.
     """
     made: list[Augmented] = []
+    dropped: list[Dropped] = []
     for item_id, own in by_item(answers).items():
         item, begun = own[0].item, openings[item_id]
         if not begun:
@@ -119,8 +130,15 @@ def prefix_rows(
         tails = draw.sample(item.tails, len(item.tails))
         for place, answer in enumerate(own):
             tail = tails[place % len(tails)] if tails else answer.text
-            made += _pair(answer, order[place % len(order)].strip(), tail.strip(), weight)
-    return made
+            pair = _pair(answer, order[place % len(order)].strip(), tail.strip(), weight)
+            if guard.found(item_id, pair[0].prompt, pair[0].completion):
+                kind = answer.wording.kind
+                dropped.append(
+                    Dropped(item_id, kind, "prefix", "leak", answer.round, "opening and tail together")
+                )
+            else:
+                made += pair
+    return made, dropped
 
 
 def _pair(answer: Vague, opening: str, tail: str, weight: int) -> list[Augmented]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,14 @@ def items_of(rows: Sequence[Row]) -> list[Item]:
             why="What is to be forgotten is the answer.",
             fix="Each row needs response, output, or a last assistant turn.",
         )
+    times = Counter(row.id for row in rows)
+    twice = next((row_id for row_id, count in times.items() if count > 1), None)
+    if twice is not None:
+        raise BadInput(
+            f"{times[twice]} forget rows have the id {twice!r}.",
+            why="Every row made from them carries the id of the one it comes from.",
+            fix="Give each its own.",
+        )
     return [_item(row) for row in rows]
 
 
@@ -97,6 +106,13 @@ def _wordings(source_id: str, meta: Mapping[str, Any]) -> tuple[Wording, ...] | 
         return None
     if isinstance(given, Mapping):
         said = texts(source_id, "variants", list(given.values()))
+        taken = [name for name in map(str, given) if name == "original" or not name.strip() or "/" in name]
+        if taken:
+            raise BadInput(
+                f"The row {source_id!r} has a wording named {taken[0]!r} in `variants`.",
+                why="Rows are named after their wordings, and `original` is the question itself.",
+                fix='Give it another name without "/", or give a list of wordings.',
+            )
         return tuple(Wording(str(kind), text) for kind, text in zip(given, said, strict=True))
     name = "variants" if meta.get("variants") else "paraphrases"
     return tuple(Wording(f"given-{n}", text) for n, text in enumerate(texts(source_id, name, given), 1))

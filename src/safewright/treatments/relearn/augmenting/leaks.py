@@ -1,75 +1,55 @@
 """The deterministic leak check: does a text hold an entity of an answer that its question does not hold?
 
-Texts are compared by their words after NFKC, case folding, folding of digits (of whatever script) and of accents,
-without punctuation; each character is a word in scripts without spaces. Words are joined, so that ``555-12 34``,
-``555 1234`` and ``5551234`` are one number, and ``a.lee@x.org`` is found in ``a.lee at x dot org``.
+Whatever a measure of forgetting finds word by word is found here too (`safewright.data.mentions`, and the stems
+that its judge compares), and more: rejecting a text for nothing costs a further question to a model, no more.
+Texts are compared by their units joined, so that ``555-12 34``, ``555 1234`` and ``5551234`` are one number, and
+``a.lee@x.org`` is found in ``a.lee at x dot org``. Translations, numbers in words, and inflections other than
+English ones are not found: they are left to the verifier.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from safewright.data.mentions import mentioned
-from safewright.data.splits import words
+from safewright.data.mentions import mentioned, units
 from safewright.errors import BadInput
+from safewright.judges.entities import outside, stems
+from safewright.treatments.relearn.augmenting.spelling import FUNCTION, LINK, MAIL, capitals, rules
 
 SHORT = 2
 """Entities of at most so many Latin letters or digits count for their own row only: they occur by chance."""
 
-_ACCENTS = re.compile("[\u0300-\u036f]")
-_MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_LINK = re.compile(r"(?:https?://|www\.)[^\s,;)\]>]+")
-_NUMBER = re.compile(r"\d[\d.,:/\-\u2013 ]*\d|\d")
-_QUOTED = re.compile(r"[\"“«「『《〈]([^\"“”«»「」『』《》〈〉]{1,80})[\"”»」』》〉]")
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’\-][^\W\d_]+)*")
-_PARTICLE_TEXT = "of de la le van von der den the del da di du al bin ibn"
-_FUNCTION_TEXT = """
-a an the this that these those he she it they we you i his her its their our your my who which what when where why
-how in on at by for from with without to of as if so but and or not no yes there here after before while although
-though since because during through over under about into both each every some many most all mr mrs ms dr
-"""
-_PARTICLES = frozenset(_PARTICLE_TEXT.split())
-_FUNCTION = frozenset(_FUNCTION_TEXT.split())
-# An initial or a short title before a full stop ends no sentence.
-_START = re.compile(
-    r"(?:^|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z][a-z])\.[\"'”’)\]]*\s*|[!?。！？][\"'”’)\]]*\s*"
-    r"|\n\s*[-*\d.)]*\s*)[\"'“‘(\[]*$"
-)
-_NO_NAME = re.compile(r"(?:ing|ed|ly)$")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+_LEAST_WORDS = 4
+"""Of a sentence that is a secret as a whole."""
 _SPELLED = frozenset(("at", "dot"))
+_SCHEME = re.compile(r"^(?:https?://)?(?:www\.)?")
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text prepared for comparing: its words joined, and where each begins and ends."""
+class _View:
+    """The units of a text joined, and where each begins and ends."""
 
     joined: str
     starts: tuple[int, ...]
     ends: frozenset[int]
-    cased: frozenset[str] = frozenset()
-    """Words with a capital letter, folded: names among them, as far as case tells."""
 
     @classmethod
-    def of(cls, text: str, *, spelled: bool = False) -> Text:
-        """Prepare ``text``; with ``spelled`` the words at and dot are left out, as in a spelled e-mail address."""
-        starts, ends, place, kept = [], [], 0, []
-        for word in fold(text):
-            if spelled and word in _SPELLED:
-                continue
+    def of(cls, found: Iterable[str]) -> _View:
+        starts, ends, kept, place = [], [], [], 0
+        for unit in found:
+            kept.append(unit)
             starts.append(place)
-            place += len(word)
+            place += len(unit)
             ends.append(place)
-            kept.append(word)
-        return cls("".join(kept), tuple(starts), frozenset(ends), frozenset(_capital(text)))
+        return cls("".join(kept), tuple(starts), frozenset(ends))
 
     def holds(self, compact: str) -> bool:
-        """Whether the joined words of an entity stand in it, from the beginning of a word to the end of one."""
+        """Whether joined units stand in it, from the beginning of a unit to the end of one."""
         place = self.joined.find(compact) if compact else -1
         while place >= 0:
             if place in self.starts and place + len(compact) in self.ends:
@@ -78,33 +58,34 @@ class Text:
         return False
 
 
-def fold(text: str) -> list[str]:
-    """The words in which texts are compared."""
-    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", text))
-    plain = "".join(str(unicodedata.digit(c)) if c.isdigit() and not c.isascii() else c for c in plain)
-    return words(plain)
+def _views(text: str) -> tuple[_View, ...]:
+    """A text as it is, without the words at and dot of spelled e-mail addresses, and by the stems of its words."""
+    plain = units(text)
+    spelled = tuple(unit for unit in plain if unit not in _SPELLED)
+    return tuple(_View.of(found) for found in dict.fromkeys((plain, spelled, stems(text))))
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """What one forget row keeps secret: its answer's entities that its question does not hold.
+    """What one forget row keeps secret: its answer's entities that its question does not name.
 
-    ``entities`` maps the joined words of each to how it is written. ``names`` are single words of longer entities,
-    and words that may be names; they count where a text writes them with a capital letter, for a prize is no
-    secret, and the Prize may be one. ``sentences`` are joined words too. ``wide`` are the entities that are
-    looked for in texts of other rows as well.
+    ``written`` are they. ``forms`` maps their units, joined, to how each is written; e-mail addresses and links
+    have several. ``names`` maps units of longer entities, and words that may be names, in the same way; words
+    count where a text writes them with a capital letter, for a prize is no secret, and the Prize may be one.
+    ``sentences`` are joined units too. ``wide`` are the forms that are looked for in texts of other rows as well.
     """
 
-    entities: Mapping[str, str]
-    names: frozenset[str]
+    written: tuple[str, ...]
+    forms: Mapping[str, str]
+    names: Mapping[str, str]
     sentences: tuple[str, ...]
-    question: Text = field(repr=False)
+    asked: tuple[_View, ...] = field(repr=False)
     wide: frozenset[str]
 
     @property
     def empty(self) -> bool:
         """Whether no entity is known, so that only whole sentences can be compared."""
-        return not self.entities
+        return not self.written
 
 
 def secrets_of(
@@ -118,75 +99,64 @@ def secrets_of(
     Args:
         question: The question.
         answer: The original answer.
-        entities: Its entities, where they are listed; found by `rules` where None.
+        entities: Its entities, where they are listed; found by `spelling.rules` where None.
         known: Whether the list says what is secret; False where a model found them in the answer.
     """
-    asked = Text.of(question)
+    asked = _views(question)
     given, maybe = rules(question, answer) if entities is None else (list(entities), [])
-    found: dict[str, str] = {}
-    names = {word for token in maybe for word in fold(token)}
-    for entity in given:
-        for part in (entity, *_mail_parts(entity)):
-            compact = "".join(fold(part))
-            if compact and not asked.holds(compact):
-                found.setdefault(compact, part)
-        tokens = [token for token in _TOKEN.findall(entity) if token[:1].isupper()]
-        several = len(fold(entity)) > 1
-        names |= {w for token in tokens if several for w in fold(token) if len(w) > SHORT}
-    names -= {word for word in names if asked.holds(word)}
-    sentences = ("".join(fold(part)) for part in (answer, *_SENTENCE.split(answer)) if _long(part))
-    own = tuple(dict.fromkeys(s for s in sentences if not asked.holds(s)))
-    whole = "".join(fold(answer))
-    if whole and whole not in own and not asked.holds(whole):
-        own = (whole, *own)
     named = known and entities is not None
-    wide = frozenset(entity for entity, part in found.items() if _wide(entity, part, named))
-    return Secrets(found, frozenset(names - _FUNCTION), own, asked, wide)
+    written = outside(given, question)
+    forms: dict[str, str] = {}
+    wide: set[str] = set()
+    names = _both(maybe)
+    for entity in written:
+        for form, part in _forms(entity):
+            # What the question holds in the same loose sense would reject every text about it.
+            if not any(view.holds(form) for view in asked):
+                forms.setdefault(form, part)
+                wide |= {form} if _wide(form, part, named) else set()
+        names |= _names(entity)
+    plain = {*units(question), *stems(question), *FUNCTION}
+    names = {unit: word for unit, word in names.items() if unit not in plain}
+    return Secrets(written, forms, names, _sentences(answer, asked[0]), asked, frozenset(wide))
 
 
-def rules(question: str, answer: str) -> tuple[list[str], list[str]]:
-    """An answer's entities as far as spelling tells: addresses, numbers, quoted titles, and runs of capitals.
+def _forms(entity: str) -> Iterable[tuple[str, str]]:
+    """The joined units by which an entity is found, each with what it is a form of."""
+    parts = [entity]
+    for mail in MAIL.findall(entity):
+        name, _, host = mail.partition("@")
+        spelled = [f"{front} at {host.replace('.', ' dot ')}" for front in (name, name.replace(".", " dot "))]
+        parts += [mail, *spelled, *(part for part in (name, host) if len(part) > SHORT)]
+    parts += [_SCHEME.sub("", link) for link in LINK.findall(entity)]
+    for part in parts:
+        for found in dict.fromkeys((units(part), stems(part))):
+            if found:
+                yield "".join(found), part
 
-    Words of the question end a run.
 
-    Returns:
-        The entities, and single words with a capital at the beginning of a sentence, which may be names.
-    """
-    found = [*_MAIL.findall(answer), *_LINK.findall(answer), *_QUOTED.findall(answer)]
-    rest = _LINK.sub(" ", _MAIL.sub(" ", unicodedata.normalize("NFKC", answer)))
-    found += [number.strip(" .,:/-") for number in _NUMBER.findall(rest)]
-    known = set(fold(question))
-    maybe: list[str] = []
-    run: list[str] = []
-    began, last = False, 0
+def _both(words: Iterable[str]) -> dict[str, str]:
+    """The units of words and their stems, each with the word."""
+    return {unit: word for word in words for unit in (*units(word), *stems(word))}
 
-    def close() -> None:
-        while run and run[-1] in _PARTICLES:
-            run.pop()
-        if run and not (began and len(run) == 1):
-            found.append(" ".join(run))
-        elif run and not _NO_NAME.search(run[0]):
-            maybe.append(run[0])
-        run.clear()
 
-    for match in _TOKEN.finditer(rest):
-        word = match.group().removesuffix("'s").removesuffix("’s")
-        if run and rest[last : match.start()].strip(" '’-."):
-            close()
-        last = match.end()
-        first = bool(_START.search(rest[max(0, match.start() - 16) : match.start()]))
-        if first:
-            close()
-        named = word[:1].isupper() and word.casefold() not in _FUNCTION
-        if named and not set(fold(word)) <= known:
-            began = began if run else first
-            run.append(word)
-        elif run and word in _PARTICLES:
-            run.append(word)
-        else:
-            close()
-    close()
-    return list(dict.fromkeys(entity for entity in found if entity)), maybe
+def _names(entity: str) -> dict[str, str]:
+    """Parts of an entity of several units that tell it alone: words with a capital letter, and long numbers."""
+    found = units(entity)
+    if len(found) < 2 or MAIL.fullmatch(entity.strip()):
+        return {}
+    names = _both(capitals(entity))
+    if not all(unit.isdigit() for unit in found):
+        names |= {unit: unit for unit in found if unit.isdigit()}
+    return {unit: word for unit, word in names.items() if len(unit) > SHORT}
+
+
+def _sentences(answer: str, asked: _View) -> tuple[str, ...]:
+    """The whole answer and its longer sentences, as far as the question does not hold them."""
+    whole = units(answer)
+    parts = [units(part) for part in _SENTENCE.split(answer)]
+    joined = ("".join(part) for part in (whole, *(p for p in parts if len(p) >= _LEAST_WORDS)))
+    return tuple(dict.fromkeys(part for part in joined if part and not asked.holds(part)))
 
 
 class Guard:
@@ -201,35 +171,38 @@ class Guard:
         self._own = secrets
         self._all: dict[int, dict[str, str]] = defaultdict(dict)
         for one in secrets.values() if scope == "set" else ():
-            for entity in one.wide:
-                self._all[len(entity)].setdefault(entity, one.entities[entity])
+            for form in one.wide:
+                self._all[len(form)].setdefault(form, one.forms[form])
 
-    def found(self, source_id: str, text: str) -> list[str]:
-        """The secrets in a text that was made from the forget row ``source_id``; empty where it is clean.
+    def found(self, source_id: str, *texts: str) -> list[str]:
+        """The secrets in texts that were made from the forget row ``source_id``; empty where they are clean.
 
-        What stands in that row's own question is no secret there.
+        Texts that stand one after the other are read as one, so that no secret is split over a question and its
+        answer. What stands in that row's own question is no secret there.
         """
-        own = self._own[source_id]
-        views = (Text.of(text), Text.of(text, spelled=True))
-        leaks = [one for held, one in own.entities.items() if any(view.holds(held) for view in views)]
-        # Whatever a measure of forgetting would find in it, too.
-        leaks += mentioned(text, own.entities.values())
-        leaks += sorted(own.names & views[0].cased)
-        others = {entity for view in views for entity in self._hits(view)}
-        leaks += sorted(self._all[len(one)][one] for one in others if not own.question.holds(one))
-        if not leaks and any(view.holds(sentence) for view in views for sentence in own.sentences):
+        own, text = self._own[source_id], "\n".join(texts)
+        views = _views(text)
+        leaks = [written for form, written in own.forms.items() if any(view.holds(form) for view in views)]
+        leaks += mentioned(text, own.written)
+        said = {*_both(capitals(text)), *(unit for unit in units(text) if unit.isdigit())}
+        leaks += sorted(own.names[unit] for unit in own.names.keys() & said)
+        others = {form for view in views for form in self._hits(view)}
+        leaks += sorted(
+            self._all[len(form)][form] for form in others if not any(view.holds(form) for view in own.asked)
+        )
+        if not leaks and any(views[0].holds(sentence) for sentence in own.sentences):
             leaks = ["a sentence of the old answer"]
         return list(dict.fromkeys(leaks))
 
     def anywhere(self, text: str) -> bool:
         """Whether a text of no forget row holds a secret of any of them; never in the scope ``item``."""
-        return any(True for _ in self._hits(Text.of(text)))
+        return bool(self._all) and any(True for view in _views(text) for _ in self._hits(view))
 
-    def _hits(self, text: Text) -> Iterable[str]:
+    def _hits(self, text: _View) -> Iterable[str]:
         for start in text.starts:
-            for length, entities in self._all.items():
+            for length, forms in self._all.items():
                 piece = text.joined[start : start + length]
-                if piece in entities and start + length in text.ends:
+                if piece in forms and start + length in text.ends:
                     yield piece
 
 
@@ -247,26 +220,8 @@ def texts(source_id: str, name: str, given: Any) -> list[str]:
     return list(given)
 
 
-def _wide(entity: str, written: str, named: bool) -> bool:
-    """Whether an entity is looked for in texts of other rows."""
-    if len(entity) <= (SHORT if entity.isascii() else 1):
+def _wide(form: str, written: str, named: bool) -> bool:
+    """Whether a form of an entity is looked for in texts of other rows."""
+    if len(form) <= (SHORT if form.isascii() else 1):
         return False
-    return named or len(fold(written)) > 1 or any(character.isdigit() for character in entity)
-
-
-def _mail_parts(entity: str) -> list[str]:
-    """The name and the host of an e-mail address."""
-    if not _MAIL.fullmatch(entity.strip()):
-        return []
-    name, _, host = entity.strip().partition("@")
-    return [part for part in (name, host) if len(part) > SHORT]
-
-
-def _long(sentence: str) -> bool:
-    return len(fold(sentence)) >= 4
-
-
-def _capital(text: str) -> Iterable[str]:
-    for token in _TOKEN.findall(text):
-        if token[:1].isupper():
-            yield from fold(token.removesuffix("'s").removesuffix("’s"))
+    return named or len(units(written)) > 1 or any(character.isdigit() for character in form)

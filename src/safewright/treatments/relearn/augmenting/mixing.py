@@ -42,7 +42,7 @@ def pool(rows: Sequence[Row], most: int, options: AugmentOptions, guard: Guard) 
             f"{len(lacking)} of {len(rows)} generic rows have no answer (first: {lacking[0]}).",
             fix="Each row needs response, output, or a last assistant turn.",
         )
-    clean = tuple(row for row in rows if not guard.anywhere(f"{row.prompt[-1]['content']}\n{row.reference}"))
+    clean = tuple(row for row in rows if not guard.anywhere("\n".join(_said(row))))
     leaking = len(rows) - len(clean)
     if len(clean) < wanted and (options.generic_short == "error" or not clean):
         left_out = f" ({leaking} of {len(rows)} hold a secret of the forget set)" if leaking else ""
@@ -83,6 +83,11 @@ def generic_rows(source: Pool, made: int, options: AugmentOptions, seed: int) ->
             )
         )
     return found
+
+
+def _said(row: Row) -> list[str]:
+    """All that a row shows in training, earlier turns included."""
+    return [*(turn["content"] for turn in row.prompt), row.reference or ""]
 
 
 def _wanted(made: int, options: AugmentOptions) -> int:

@@ -36,7 +36,7 @@ from safewright.treatments.relearn.augmenting.items import (
 from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
 from safewright.treatments.relearn.augmenting.mixing import Pool, generic_rows, pool
 from safewright.treatments.relearn.augmenting.rows import Augmented, Built, Coverage, Dropped, completions
-from safewright.types import Row
+from safewright.types import Message, Row
 
 FILE = "augmented.jsonl"
 MANIFEST = "manifest.json"
@@ -130,7 +130,7 @@ def _augmented(
         "dropped": dict(sorted(Counter(f"{one.step}: {one.reason}" for one in dropped).items())),
         "coverage": {"share": coverage.share, **dataclasses.asdict(coverage)},
         **about,
-        "warnings": made.warnings,
+        "warnings": [*made.warnings, *_kept_secrets(retain, made.guard)],
         "digest": digest_json([row.plain() for row in rows]),
     }
     return Built(tuple(rows), manifest, dropped, coverage)
@@ -188,7 +188,8 @@ async def _write(
             answers += own
             dropped += lost
     progress("data pipeline", 3, STEPS)
-    return _Made(answers, dropped, guard, source, openings, _warnings(items, secrets, asker, options))
+    warnings = [*_warnings(items, secrets, asker, options), *_told_before(items, guard)]
+    return _Made(answers, dropped, guard, source, openings, warnings)
 
 
 async def _entities(
@@ -242,7 +243,10 @@ def _rows(made: _Made, options: AugmentOptions, seed: int) -> tuple[list[Augment
     made.dropped += short
     prefixed: list[Augmented] = []
     if options.prefix_rows == "openings":
-        prefixed = given.prefix_rows(made.answers, made.openings, options.prefix_weight, seed)
+        prefixed, leaking = given.prefix_rows(
+            made.answers, made.openings, options.prefix_weight, seed, made.guard
+        )
+        made.dropped += leaking
     mixed = generic_rows(made.generic, len(qa) + len(cut), options, seed)
     own = [*qa, *cut, *prefixed]
     _require_clean(own, made)
@@ -257,10 +261,8 @@ def _rows(made: _Made, options: AugmentOptions, seed: int) -> tuple[list[Augment
 def _require_clean(rows: Sequence[Augmented], made: _Made) -> None:
     """The last look at every row: no secret in what is learned, none in a prompt that its question does not hold."""
     for row in rows:
-        texts = [row.completion] if row.variant == "original" else [row.completion, row.prompt]
-        for text in texts:
-            if made.guard.found(row.source_id, text):
-                raise RuntimeError(f"the row {row.id} holds a secret of the forget set")
+        if made.guard.found(row.source_id, row.prompt, row.completion):
+            raise RuntimeError(f"the row {row.id} holds a secret of the forget set")
 
 
 def _warnings(
@@ -276,6 +278,29 @@ def _warnings(
             "only whole sentences were compared"
         )
     return found
+
+
+def _told_before(items: Sequence[Item], guard: Guard) -> list[str]:
+    """Earlier turns are read in training, and not learned."""
+    told = [item.id for item in items if item.before and guard.found(item.id, *_contents(item.before))]
+    if not told:
+        return []
+    return [f"{len(told)} of {len(items)} forget rows tell a secret in an earlier turn ({given.shown(told)})"]
+
+
+def _contents(turns: Sequence[Message]) -> list[str]:
+    return [turn["content"] for turn in turns]
+
+
+def _kept_secrets(retain: Sequence[Row], guard: Guard) -> list[str]:
+    """What is to be kept is not ours to leave out, and teaches what it says."""
+    found = [row.id for row in retain if row.reference and guard.anywhere(row.reference)]
+    if not found:
+        return []
+    return [
+        f"{len(found)} of {len(retain)} retain answers hold an entity of an answer to be forgotten "
+        f"({given.shown(found)}): training on them keeps it"
+    ]
 
 
 def _wanted(items: Sequence[Item], options: AugmentOptions) -> int:

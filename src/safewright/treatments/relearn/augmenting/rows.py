@@ -89,10 +89,19 @@ def _read(row: Row) -> Augmented:
         raise BadInput(
             f"The augmented row {row.id!r} has no answer.", fix="Each needs completion, response or output."
         )
-    prefill = str(meta.get("prefill") or "")
+    prefill, before, number = meta.get("prefill") or "", meta.get("before") or (), meta.get("round", 0)
+    if not isinstance(prefill, str) or not _turns(before):
+        raise BadInput(
+            f"The augmented row {row.id!r} has a prefill that is no text, or a `before` that is no list of turns.",
+            fix="Leave them out, or make the rows with: safewright treat relearn augment",
+        )
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise BadInput(
+            f"The augmented row {row.id!r} has the round {number!r:.80}.",
+            fix="It is a whole number, or left out.",
+        )
     if not text.startswith(prefill) or (prefill and not text[len(prefill) :].strip()):
         raise BadInput(f"The augmented row {row.id!r} does not go on from its prefill.")
-    before = tuple(meta.get("before") or ()) or tuple(row.prompt[:-1])
     return Augmented(
         row.id,
         row.prompt[-1]["content"],
@@ -100,10 +109,18 @@ def _read(row: Row) -> Augmented:
         kind,
         str(meta.get("source_id", row.id)),
         str(meta.get("variant", "original")),
-        int(meta.get("round", 0)),
+        number,
         str(meta.get("verdict", "given")),
         prefill,
-        before,
+        tuple(before) or tuple(row.prompt[:-1]),
+    )
+
+
+def _turns(given: Any) -> bool:
+    """Whether this is a list of turns."""
+    return isinstance(given, Sequence) and all(
+        isinstance(turn, Mapping) and turn.keys() == {"role", "content"} and isinstance(turn["content"], str)
+        for turn in given
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from safewright.data.mentions import mentioned
+from safewright.data.mentions import mentioned, units
 from safewright.judges.asking import Unreadable
 from safewright.judges.entities import extraction_prompt, parse_entities
 from safewright.treatments.relearn.augmenting.asking import Ask, Asker, filled
 from safewright.treatments.relearn.augmenting.config import AugmentOptions
 from safewright.treatments.relearn.augmenting.items import Item, Wording
-from safewright.treatments.relearn.augmenting.leaks import Guard, fold
+from safewright.treatments.relearn.augmenting.leaks import Guard
 from safewright.treatments.relearn.augmenting.replies import (
     Problem,
     bare,
@@ -113,10 +113,10 @@ def unusable_question(item: Item, text: str, guard: Guard) -> Problem | None:
 
 def distinct(item: Item, wordings: Sequence[Wording]) -> tuple[list[Wording], list[Dropped]]:
     """Wordings that differ from the question and from each other."""
-    seen = {tuple(fold(item.question))}
+    seen = {units(item.question)}
     kept, dropped = [], []
     for wording in wordings:
-        words = (*fold(wording.text),) or (wording.text,)
+        words = units(wording.text) or (wording.text,)
         if words in seen:
             dropped.append(Dropped(item.id, wording.kind, "question", "duplicate"))
         else:
@@ -149,7 +149,8 @@ async def write_answers(
         clean = []
         for ask in heard:
             ask.text = bare(ask.text)
-            leaks, refusal = guard.found(ask.key[0].id, ask.text), declined(ask.text)
+            item, wording, _ = ask.key
+            leaks, refusal = guard.found(item.id, wording.text, ask.text), declined(ask.text)
             if refusal is not None:
                 ask.refuse(refusal)
             elif leaks:
@@ -169,7 +170,7 @@ async def write_answers(
             dropped.append(_dropped(failed[0], item.id, wording.kind, "answer", more))
             continue
         text = join([ask.text for ask in own])
-        leaks = guard.found(item.id, text)
+        leaks = guard.found(item.id, wording.text, text)
         if leaks:  # an entity may end in one chunk and go on in the next
             dropped.append(Dropped(item.id, wording.kind, "answer", "leak", own[0].round, "chunks together"))
             continue
