@@ -25,7 +25,9 @@ def command_line() -> str:
 
 
 def tell_estimates(estimates: Mapping[str, Estimate]) -> None:
-    """Print, on stderr, what a run will take before it starts."""
+    """Print, on stderr, what a run will take before it starts; nothing for a measure that cannot be estimated."""
+    if not estimates:
+        return
     for name, cost in estimates.items():
         console.say(
             f"{name}: {cost.calls} calls, about {cost.prompt_tokens:,} prompt tokens, "
@@ -35,7 +37,7 @@ def tell_estimates(estimates: Mapping[str, Estimate]) -> None:
     known = [cost.seconds for cost in estimates.values() if cost.seconds is not None]
     if memory:
         console.say(f"memory: about {memory / 2**30:.2f} GiB")
-    basis = next(iter(estimates.values())).basis if estimates else ""
+    basis = next(iter(estimates.values())).basis
     if known and len(known) == len(estimates):
         console.say(f"time: about {duration(sum(known))} at most ({basis})")
     else:
@@ -108,12 +110,14 @@ def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) ->
 
 
 def _remedy(cards: Sequence[Scorecard]) -> str:
-    """What helps against unscored records: failed calls are asked again, the rest needs another judge."""
+    """What helps against unscored records: failed calls are asked again; the rest may need another judge, if any."""
     reasons = {reason for card in cards for reason, count in card.unscored.items() if count}
     if "error" in reasons:
         first = "Give the same command again to retry failed calls"
     elif reasons == {"overlong"}:
         first = "Use a model with a longer context, or leave out long prompts"
-    else:
+    elif any(card.conventions.get("judge") for card in cards):
         first = "Try another judge (--judge)"
+    else:
+        return "Look at the page's examples and mend the rows, or raise --max-unscored knowingly."
     return f"{first}, look at the page's examples, or raise --max-unscored knowingly."
