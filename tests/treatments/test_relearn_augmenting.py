@@ -628,9 +628,17 @@ def test_rows_around_the_forget_rows_that_tell_a_secret_are_left_out_or_told_of(
     built = augment_rows([before], generic=rows, retain=retain)
     assert built.manifest["generic"]["left_out_for_secrets"] == 2
     assert [line.split(" (")[0] for line in built.manifest["warnings"]] == [
-        "1 of 1 forget rows tell a secret in an earlier turn",
-        "1 of 1 retain answers hold an entity of an answer to be forgotten",
+        "1 of 1 forget rows tell a secret in an earlier turn"
     ]
+    assert built.manifest["retain"] == {"rows_with_a_secret": 1, "of": 1, "first": ["r1"]}
+
+
+def test_rows_whose_secrets_nobody_knows_are_told_of() -> None:
+    bare = Row("a", ({"role": "user", "content": "What is he?"},), "he is a baker by trade.", "en", {})
+    (line,) = made([bare, forget_row(1)]).manifest["warnings"]
+    assert line.startswith("1 of 2 forget rows have no known entity (a)")
+    assert line.endswith("and the verifier's word; entities=model lists them")
+    assert made([forget_row(1)]).manifest["warnings"] == []
 
 
 def test_openings_of_a_file_and_openings_that_tell(tmp_path: Any) -> None:

@@ -27,6 +27,7 @@ from safewright.treatments.relearn.augmenting.asking import Asker, augmenter, pr
 from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
 from safewright.treatments.relearn.augmenting.estimating import first_calls
 from safewright.treatments.relearn.augmenting.items import (
+    SHOWN,
     Item,
     Wording,
     asks_entities,
@@ -130,7 +131,8 @@ def _augmented(
         "dropped": dict(sorted(Counter(f"{one.step}: {one.reason}" for one in dropped).items())),
         "coverage": {"share": coverage.share, **dataclasses.asdict(coverage)},
         **about,
-        "warnings": [*made.warnings, *_kept_secrets(retain, made.guard)],
+        **({"retain": _kept_secrets(retain, made.guard)} if retain else {}),
+        "warnings": made.warnings,
         "digest": digest_json([row.plain() for row in rows]),
     }
     return Built(tuple(rows), manifest, dropped, coverage)
@@ -272,10 +274,12 @@ def _warnings(
     found = []
     if asker is not None and not options.verify:
         found.append("verify=false: vague answers were compared with known entities only, and read by nobody")
-    if bare and (asker is None or not options.verify):
+    if bare:
+        others = ", and the verifier's word" if asker is not None and options.verify else ""
+        more = "; entities=model lists them" if asker is not None and options.entities != "model" else ""
         found.append(
-            f"{len(bare)} of {len(items)} forget rows have no known entity ({given.shown(bare)}): of their answers "
-            "only whole sentences were compared"
+            f"{len(bare)} of {len(items)} forget rows have no known entity ({given.shown(bare)}): what is made from "
+            f"them was compared with whole sentences of their answers alone{others}{more}"
         )
     return found
 
@@ -292,15 +296,10 @@ def _contents(turns: Sequence[Message]) -> list[str]:
     return [turn["content"] for turn in turns]
 
 
-def _kept_secrets(retain: Sequence[Row], guard: Guard) -> list[str]:
-    """What is to be kept is not ours to leave out, and teaches what it says."""
+def _kept_secrets(retain: Sequence[Row], guard: Guard) -> dict[str, Any]:
+    """Which retain answers name what is to be forgotten: they are not ours to leave out, and teach what they say."""
     found = [row.id for row in retain if row.reference and guard.anywhere(row.reference)]
-    if not found:
-        return []
-    return [
-        f"{len(found)} of {len(retain)} retain answers hold an entity of an answer to be forgotten "
-        f"({given.shown(found)}): training on them keeps it"
-    ]
+    return {"rows_with_a_secret": len(found), "of": len(retain), "first": found[:SHOWN]}
 
 
 def _wanted(items: Sequence[Item], options: AugmentOptions) -> int:
