@@ -191,6 +191,9 @@ def test_perplexity_under_the_judged_model_itself_is_warned_of(tiny_folder: Path
     both = {"target": tiny_folder, "fluency": tiny_folder}
     card = run(both, tmp_path / "a", {"max_new_tokens": 5})
     assert "judged model itself" in card.conventions["method"]["warning"]
+    from safewright.report import remarks
+
+    assert any("judged model itself" in line for line in remarks([card]))
 
 
 def test_a_perplexity_that_is_no_number_is_left_out_and_counted(

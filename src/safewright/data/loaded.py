@@ -52,6 +52,8 @@ class LoadedData:
             }
         if self.notes:
             said["notes"] = list(self.notes)
+        if self.parts and not self.pinned:
+            said["pinned"] = False
         if self.parts:
             # Where each lies is said once, above: the same bytes elsewhere are the same data.
             said["parts"] = {

@@ -38,7 +38,7 @@ def measure_model(name: str, models: Models | Mapping[str, Models], **given: Any
         models: What `safewright.models.resolve` takes, what `safewright.models.load` returned (a model in
             memory comes this way, with its tokenizer), or a mapping of the measure's roles to these.
         data: A file, a preset's name, loaded data, rows, or mappings in a public format; the role's default
-            preset where None.
+            preset where None. By role, as a mapping, for a measure that reads rows of several.
         judge: A judge or its name; the default is the measure's, mostly the keyword judge, which is weak and
             says so.
         config: Options of the measure: a mapping, or its configuration dataclass.

@@ -371,6 +371,9 @@ def _of_card(card: Scorecard, records: Sequence[Record], which: str) -> Iterator
             f" ({text.counts(card.unscored)}); the bound is {text.percent(bound)}."
             " The rate may not speak for the rest."
         )
+    method = card.conventions.get("method")
+    if isinstance(method, Mapping) and method.get("warning"):
+        yield f"{which}: {text.one_line(method['warning'])}."
     if card.conventions.get("sees") == "raw":
         yield f"{which}: the judge read the raw output, with the reasoning in it."
     for reading in card.readings:
