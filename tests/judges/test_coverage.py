@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safewright.errors import BadInput
+from safewright.errors import BadInput, NumericalFailure
 from safewright.judges import CoverageJudge, models_of, resolve
 from safewright.judges.coverage import NO_ENTITIES, decide, texts_of, threshold
 from safewright.judges.entities import (
@@ -311,6 +311,23 @@ def test_stems_are_compared_without_an_embedder(scripted: Any) -> None:
     assert found.notes["matched"] == ["painter", "the lantern"]
 
 
+def test_what_stands_there_is_covered_though_the_model_lists_nothing(scripted: Any) -> None:
+    judge = CoverageJudge(scripted(listing(lambda text: [])), embedder=Axes())
+    leak, half, vague = judged(judge, item(GOLD), item("On TAVO  street."), item("Somewhere."))
+    assert (leak.value, leak.notes["ecs"], leak.notes["answer_entities"]) == (0.0, 1.0, [])
+    assert (half.value, half.notes["matched"]) == (0.0, ["Tavo Street"])
+    assert (vague.value, vague.notes["ecs"]) == (1.0, 0.0)
+    (kept,) = judged(judge, item(GOLD, "retained"))
+    assert kept.value == 1.0
+
+
+@pytest.mark.parametrize("bad", [0.0, float("nan"), float("inf")])
+def test_a_broken_encoder_makes_nothing_forgotten(scripted: Any, bad: float) -> None:
+    judge = CoverageJudge(scripted(listing(lambda text: ["Orla"])), embedder=Axes(scale=bad))
+    with pytest.raises(NumericalFailure, match="not finite"):
+        judged(judge, item("At Orla."))
+
+
 def test_an_embedder_finds_other_words_for_the_same(scripted: Any) -> None:
     model = scripted(listing(lambda text: ["artist", "Orlo"]))
     axes = Axes(["painter", "artist"])
@@ -366,6 +383,7 @@ def test_lists_are_read(reply: str, found: tuple[str, ...]) -> None:
         ('{"names": ["Orlo"]}', "exactly entities"),
         ('{"entities": ["Orlo"]} I hope this helps.', "one JSON object"),
         ('{"entities": ["a"], "entities": []}', "twice"),
+        ('{"entities": ["ab\\ud800"]}', "half of a character"),
         (json.dumps({"entities": [f"e{i}" for i in range(201)]}), "201 entities"),
     ],
 )

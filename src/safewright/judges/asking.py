@@ -102,6 +102,10 @@ def one_object(reply: str, *names: str) -> dict[str, Any]:
     fenced = _FENCED.fullmatch(text)
     try:
         plain = json.loads(fenced.group(1) if fenced else text, object_pairs_hook=_pairs)
+        # An escape may stand for half a character, which no prompt and no UTF-8 file can hold.
+        json.dumps(plain, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Unreadable("it held half of a character") from error
     except (ValueError, RecursionError) as error:
         raise Unreadable("it was not one JSON object") from error
     if not isinstance(plain, dict):

@@ -96,8 +96,9 @@ class CoverageJudge:
 
     An item's meta may hold ``entities``: the reference's, known beforehand. Without a model they must be given,
     and are looked for in the answer word for word (exact, for a lab and for rows with known secrets). With one
-    it lists the entities of the answer, and of the reference where they are not given. Entities that the
-    question names are left out on both sides.
+    it lists the entities of the answer, and of the reference where they are not given; a reference entity that
+    stands in the answer word for word is covered whether listed or not. Entities that the question names are left
+    out on both sides.
 
     Args:
         model: Lists entities: loaded, or a reference that is loaded at the first question; None: word for word.
@@ -176,7 +177,7 @@ class CoverageJudge:
         }
         soft = self.embedder and {"least_cosine": lists.SIMILAR, **self.embedder.conventions()}
         said |= {
-            "entities": "listed by the model; those of the reference given with the row where it has them",
+            "entities": "listed by the model, or found word for word; of the reference those of the row if it has any",
             "similarity": soft or "same words, stems compared",
             "prompts": prompts,
             "tries": self.tries,
@@ -297,7 +298,9 @@ class CoverageJudge:
             # All of it, even where one half would do: whoever fails must not choose what is counted.
             status, why = lost
             return done(None, "", status, why, notes={"nli": label} if label else {})
-        matched = soft(case.reference, case.answer)
+        # What the model did not list may stand there all the same: whoever lists nothing must find nothing forgotten.
+        there = {*soft(case.reference, case.answer), *lists.found_in(case.item.answer, case.reference)}
+        matched = tuple(entity for entity in case.reference if entity in there)
         ecs = lists.coverage_score(case.reference, matched)
         found = decide(case.item.about, self.rule, ecs, len(case.reference), label)
         notes = {

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safewright.errors import NumericalFailure
 from safewright.runs import Calls
 from safewright.types import ModelRef
 
@@ -67,12 +68,16 @@ class JudgeEncoder:
             return self._opened
 
     def embed(self, texts: Sequence[str]) -> Mapping[str, npt.NDArray[np.float64]]:
-        """The vector of every text, each text read once."""
+        """The vector of every text, each text read once.
+
+        Raises:
+            NumericalFailure: A vector is 0 or not finite: it would be like nothing, and all of it forgotten.
+        """
         encoder = self.opened()
         with self._lock:
             new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
             if new:
-                self._vectors |= dict(zip(new, encoder.embed(new), strict=True))
+                self._vectors |= _checked(new, encoder.embed(new))
             return {text: self._vectors[text] for text in texts}
 
     def classify(self, pairs: Sequence[tuple[str, str]]) -> list[Label]:
@@ -89,3 +94,12 @@ class JudgeEncoder:
             if isinstance(self._model, (ModelRef, str, Path)):
                 self._opened = None
             self._vectors.clear()
+
+
+def _checked(texts: Sequence[str], vectors: Any) -> dict[str, npt.NDArray[np.float64]]:
+    import numpy as np
+
+    found = dict(zip(texts, np.asarray(vectors, dtype=np.float64), strict=True))
+    if not all(0.0 < float(np.linalg.norm(vector)) < np.inf for vector in found.values()):
+        raise NumericalFailure("The encoder gave a vector of length 0, or one that is not finite.")
+    return found
