@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from safewright.compose.compare import compare
-from safewright.compose.matrix import Matrix, load_matrix, matrix, plan_matrix
+from safewright.compose.matrix import Matrix, load_matrix, matrix, plan_matrix, run_matrix
 from safewright.errors import BadInput, Incomplete, Missing, NumericalFailure
 from safewright.models import resolve
 from safewright.models.merging import merged
@@ -106,9 +107,9 @@ def test_aligned_stays_the_original_and_adapters_are_handed_on(
 
 def test_an_adapter_on_the_given_base_stays_one(home: Path, tmp_path: Path) -> None:
     tuned = folders.adapter(home / "aligned", tmp_path / "adapter")
-    given = treating.given(home, model=tuned, orders="none", limit=2, measures=["utility"])
-    del given["judges"], given["data"]["harmful_rate"], given["options"]["harmful_rate"]
-    found = matrix(**given, out=tmp_path / "out")
+    asked = treating.given(home)
+    both = {"treatments": asked["treatments"], "models": asked["models"]}
+    found = matrix(**treating.little(home, model=tuned, **both), out=tmp_path / "out")
     by_name = {arm.arm: arm for arm in found.arms}
     assert found.exit_code == 0
     assert by_name["uniform_scale"].model is not None
@@ -157,11 +158,12 @@ def test_a_failed_treatment_loses_its_own_arms_and_no_others(home: Path, tmp_pat
     def tell(arm: str, what: str, result: Any) -> None:
         told.append((arm, what, isinstance(result, TreatmentResult)))
 
-    from safewright.compose.matrix import run_matrix
-
+    asked = treating.given(home)
+    both = {"treatments": asked["treatments"], "models": asked["models"], "orders": "pairs"}
+    plan = plan_matrix(**treating.little(home, **both))
     treating.BROKEN.append(NumericalFailure("The loss is nan at step 3."))
     try:
-        found = run_matrix(plan_matrix(**treating.given(home, limit=2)), out=out, told=tell)
+        found = run_matrix(plan, out=out, told=tell)
     finally:
         treating.BROKEN.clear()
     assert [(f.arm, f.what, f.exit_code) for f in found.failures] == [
@@ -172,34 +174,33 @@ def test_a_failed_treatment_loses_its_own_arms_and_no_others(home: Path, tmp_pat
     assert "nan at step 3" in found.failures[0].error
     assert "made_up failed" in found.failures[2].error
     assert found.exit_code == 3
-    assert {arm: set(cards) for arm, cards in found.cards.items() if cards} == {
-        arm: {"harmful_rate", "utility"} for arm in ("none", "uniform_scale")
-    }
+    assert [arm for arm, cards in found.cards.items() if cards] == ["none", "uniform_scale"]
     assert [(c.a, c.b) for c in found.contrasts] == [("none", "uniform_scale")]
     # Mended, the same command makes what was missing and nothing else.
     told.clear()
-    again = run_matrix(plan_matrix(**treating.given(home, limit=2)), out=out, told=tell)
+    again = run_matrix(plan, out=out, told=tell)
     assert again.exit_code == 0
-    assert {arm for arm, cards in again.cards.items() if cards} == set(ARMS)
+    assert [arm for arm, cards in again.cards.items() if cards] == ARMS
     assert ("made_up", "made_up", True) in told
 
 
 def test_a_crash_is_a_failure_with_its_trace(home: Path, tmp_path: Path) -> None:
     treating.BROKEN.append(ZeroDivisionError("by nothing"))
     try:
-        found = matrix(**treating.given(home, orders="none", limit=2), out=tmp_path / "out")
+        found = matrix(**treating.little(home), out=tmp_path / "out")
     finally:
         treating.BROKEN.clear()
     (failure,) = found.failures
     assert failure.exit_code == found.exit_code == 70
     assert "ZeroDivisionError: by nothing" in failure.error
     assert "made_up_adapter" in (tmp_path / "out" / "journal" / "events.jsonl").read_text()
-    treating.BROKEN.append(Incomplete("No space left."))
-    try:
-        with pytest.raises(Incomplete):
-            matrix(**treating.given(home, orders="none", limit=2), out=tmp_path / "out")
-    finally:
-        treating.BROKEN.clear()
+    for stops in (Incomplete("No space left."), OSError(errno.ENOSPC, "No space left")):
+        treating.BROKEN.append(stops)
+        try:
+            with pytest.raises(type(stops)):
+                matrix(**treating.little(home), out=tmp_path / "out")
+        finally:
+            treating.BROKEN.clear()
 
 
 class Unreachable(Sure):
@@ -216,27 +217,25 @@ class Unreachable(Sure):
 
 
 def test_a_failed_measure_is_one_cell(home: Path, tmp_path: Path) -> None:
-    given = treating.given(home, orders="none", judges={"harmful_rate": Unreachable(12)})
-    found = matrix(**given, out=tmp_path / "out")
+    asked = treating.given(home, treatments=["made_up"], models={}, orders="none", limit=2)
+    found = matrix(**{**asked, "judges": {"harmful_rate": Unreachable(2)}}, out=tmp_path / "out")
     assert [(f.arm, f.what, f.exit_code) for f in found.failures] == [("made_up", "harmful_rate", 5)]
     assert set(found.cards["made_up"]) == {"utility"}
-    deltas = {(c.b, d.measure) for c in found.contrasts for d in c.deltas}
-    assert deltas == {("uniform_scale", "harmful_rate"), ("uniform_scale", "utility"), ("made_up", "utility")}
-    again = matrix(**treating.given(home, orders="none"), out=tmp_path / "out")
-    assert again.exit_code == 0
+    assert {(c.b, d.measure) for c in found.contrasts for d in c.deltas} == {("made_up", "utility")}
+    assert matrix(**asked, out=tmp_path / "out").exit_code == 0
 
 
 def test_checks_and_unscored_records_decide_the_exit_code(home: Path, tmp_path: Path) -> None:
-    given = treating.given(home, orders="none", limit=3, judges={"harmful_rate": HalfFailing()})
-    found = matrix(**given, out=tmp_path / "half")
-    assert set(found.unscored) == {f"{arm}/harmful_rate" for arm in ARMS[:3]}
+    asked = treating.given(home, treatments=["made_up"], models={}, orders="none", limit=4)
+    options = {**asked["options"], "made_up": {"passes": False}}
+    failing = {**asked, "judges": {"harmful_rate": HalfFailing()}}
+    found = matrix(**failing, out=tmp_path / "half")
+    assert set(found.unscored) == {"none/harmful_rate", "made_up/harmful_rate"}
     assert found.exit_code == 11
-    assert 0 < found.unscored["none/harmful_rate"] <= 0.5
-    options = {**treating.given(home)["options"], "made_up": {"passes": False}}
-    given = treating.given(home, treatments=["made_up"], models={}, orders="none", limit=2)
-    failed = matrix(**{**given, "options": options}, out=tmp_path / "failed")
+    assert found.unscored["none/harmful_rate"] == 0.5
+    failed = matrix(**treating.little(home, options={"made_up": options["made_up"]}), out=tmp_path / "failed")
     assert failed.exit_code == 10
-    assert set(failed.cards["made_up"]) == {"harmful_rate", "utility"}  # it is measured all the same
+    assert set(failed.cards["made_up"]) == {"utility"}  # it is measured all the same
 
 
 @pytest.mark.parametrize(
@@ -285,19 +284,19 @@ def test_bad_input_is_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_method_under_two_labels(home: Path, tmp_path: Path) -> None:
-    given = treating.given(home, treatments={"one": "made_up", "two": "made_up"}, orders="none", limit=2)
-    given["models"], given["options"] = {}, {"one": {"seed": 1}, "two": {"seed": 2}}
-    given["data"] = {**given["data"], **dict.fromkeys(("one", "two"), given["data"]["made_up"])}
-    del given["data"]["made_up"]
-    found = matrix(**given, out=tmp_path / "out")
-    assert [arm.arm for arm in found.arms] == ["none", "one", "two"]
-    assert found.treatments == {"one": "made_up", "two": "made_up"}
-    assert len({arm.model.digest for arm in found.arms if arm.model}) == 3
+def test_one_method_under_two_labels(home: Path) -> None:
+    asked = treating.little(home, treatments={"one": "made_up", "two": "made_up"})
+    asked["options"] = {"one": {"seed": 1}, "two": {"seed": 2}}
+    asked["data"] = {**asked["data"], **dict.fromkeys(("one", "two"), asked["data"]["made_up"])}
+    del asked["data"]["made_up"]
+    plan = plan_matrix(**asked)
+    assert [arm.name for arm in plan.arms] == ["none", "one", "two"]
+    assert [plan.first[label].options.seed for label in ("one", "two")] == [1, 2]
+    assert {given.method for given in plan.treatments.values()} == {"made_up"}
 
 
 def test_overwriting_takes_only_what_a_matrix_made(home: Path, tmp_path: Path) -> None:
-    given = treating.given(home, treatments=["made_up"], models={}, orders="none", limit=2)
+    given = treating.little(home)
     matrix(**given, out=tmp_path / "out")
     (tmp_path / "out" / "mine.txt").write_text("years of work")
     with pytest.raises(BadInput, match=r"mine\.txt"):

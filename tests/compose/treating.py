@@ -62,6 +62,14 @@ def entered() -> Iterator[None]:
         catalog._entries.pop("made_up")
 
 
+def little(home: Path, **more: Any) -> dict[str, Any]:
+    """The arguments of the smallest matrix: one treatment, one measure, two rows."""
+    asked = given(home, treatments=["made_up"], models={}, orders="none", limit=2, measures=["utility"])
+    for part in ("data", "options", "judges"):
+        del asked[part]["harmful_rate"]
+    return {**asked, **more}
+
+
 def given(home: Path, **more: Any) -> dict[str, Any]:
     """The arguments of a matrix over small models; ``home`` is filled where it is empty."""
     from tests import tiny

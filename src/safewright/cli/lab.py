@@ -92,6 +92,35 @@ def world(
     return running.ruling(verdicts)
 
 
+@app.command()
+def town(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the rows, and links to the models.")],
+    seed: options.Seed = 0,
+    json: options.JsonOut = False,
+) -> None:
+    """Train the town: a model that refuses and knows private facts, its broken fine-tune, and rows for a matrix."""
+    from safewright.cli import demonstrating
+    from safewright.lab.town import TOWN_ARMS, build_town, matrix_command, write_town
+    from safewright.lab.town import town as town_of
+
+    made = town_of(seed)
+    files = write_town(made, out / "data")
+    places = {}
+    with console.progress() as progress:
+        for arm in TOWN_ARMS:
+            folder = build_town(made, arm, progress=demonstrating.steps(progress))
+            places[arm] = out / arm
+            if not places[arm].exists():
+                places[arm].symlink_to(folder.resolve(), target_is_directory=True)
+    command = matrix_command(out)
+    if json:
+        console.result({"models": places, "data": files, "command": command})
+    else:
+        for name, place in {**places, "data": out / "data"}.items():
+            print(f"{name}: {place}")
+        print(f"next: {command}")
+
+
 def _print_table(
     table: Mapping[int, Mapping[Any, dict[str, float]]], means: Mapping[Any, dict[str, float]]
 ) -> None:

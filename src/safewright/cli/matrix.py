@@ -237,6 +237,11 @@ def _given(
     from safewright.compose.matrix_plan import TUNED
     from safewright.judges import JUDGE_ROLES
 
+    for spec in models:
+        if spec.partition("=")[0].rpartition(".")[2].strip() == TUNED:
+            raise BadInput(
+                f"--model {spec}: MODEL is the tuned one, and each arm's model after it.", fix="Leave it out."
+            )
     treated = {label: catalog.find(name, "treatment") for label, name in labels.items()}
     taken = {name: catalog.find(name, "measure") for name in measures}
     every = {**treated, **taken}

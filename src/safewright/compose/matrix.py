@@ -24,6 +24,7 @@ from safewright.models import resolve
 from safewright.models.merging import merged
 from safewright.models.references import base_folder
 from safewright.runs import Run, from_json, open_run
+from safewright.runs.atomic import FULL
 from safewright.runs.progress import Progress
 from safewright.runs.run import plan_digest
 from safewright.treatments import run_treatment
@@ -227,8 +228,9 @@ class _Work:
 
     def _caught(self, arm: Arm, what: str, error: Exception) -> None:
         """Count a failure of one part; what stops the whole goes on up."""
-        if isinstance(error, Incomplete):
-            raise error
+        full = isinstance(error, OSError) and error.errno in FULL
+        if isinstance(error, Incomplete) or full:
+            raise error  # the next arm would meet the same disk
         if isinstance(error, SafewrightError):
             self._failed(arm, what, str(error), error.exit_code)
             return

@@ -12,6 +12,7 @@ and after one another, and each measured for what it does to the other's subject
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -172,6 +173,48 @@ def build_town(
         return tiny.tiny_model(shape, tokenizer, seed=made.seed), tokenizer
 
     return cache_.trained(plan, start, cache=cache, progress=progress)
+
+
+UNLEARNING: dict[str, Any] = {
+    "lora_rank": 0,
+    "lr": 1e-3,
+    "steps": 600,
+    "batch": 16,
+    "warmup": 0.25,
+    "generic_short": "repeat",
+}
+"""Options of relearn that suit the town's size; chosen among four on questions that were learned, not the test's."""
+
+
+def matrix_command(folder: Path) -> str:
+    """The command of the matrix of Safe Delta and ReLearn on a town whose models and rows lie in ``folder``."""
+    rows = {
+        "safe_delta.calibration": "calibration",
+        "relearn.forget": "forget",
+        "relearn.retain": "retain",
+        "relearn.generic": "generic",
+        "harmful_rate": "harm",
+        "over_refusal": "benign",
+        "utility": "utility",
+        "forgetting.forget": "forget_eval",
+        "forgetting.retain": "retain_eval",
+    }
+    words = [
+        "safewright",
+        "matrix",
+        str(folder / "tuned"),
+        "--treatments",
+        "safe_delta,relearn",
+        "--measures",
+        "harmful_rate,over_refusal,utility,forgetting",
+        "--model",
+        f"safe_delta.aligned={folder / 'aligned'}",
+        "--model-role",
+        f"forgetting.fluency={folder / 'fluency'}",
+        *(word for key, role in rows.items() for word in ("--data", f"{key}={folder / 'data' / role}.jsonl")),
+        *(word for key, value in UNLEARNING.items() for word in ("--set", f"relearn.{key}={value}")),
+    ]
+    return shlex.join(words)
 
 
 def write_town(made: Town, folder: Path) -> dict[str, Path]:
