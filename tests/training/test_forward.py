@@ -92,24 +92,108 @@ def test_07_padding_and_packing_change_nothing(model: Any) -> None:
 
 
 @torch.no_grad()
-def test_only_columns_with_a_label_meet_the_vocabulary(model: Any) -> None:
+def test_only_positions_with_a_label_meet_the_vocabulary(model: Any) -> None:
     part = padded(48, "right")
     seen: list[int] = []
     head = model.get_output_embeddings()
-    handle = head.register_forward_hook(lambda module, given, out: seen.append(out.shape[1]))
+    handle = head.register_forward_hook(lambda module, given, out: seen.append(out.shape[:-1].numel()))
     try:
         found = forward.answers_of(model, part)
     finally:
         handle.remove()
-    columns = int(losses.supervised(part["labels"]).any(0).sum())
-    assert seen == [columns]
-    assert columns < 48
-    whole = losses.answers(
-        model(input_ids=part["input_ids"], attention_mask=part["attention_mask"]).logits, part["labels"]
-    )
+    assert seen == [sum(length - start for length, start in LENGTHS)]
+    assert not head._forward_pre_hooks
+    inputs = {key: part[key] for key in ("input_ids", "attention_mask")}
+    whole = losses.answers(model(**inputs).logits, part["labels"])
     assert torch.allclose(found.logits, whole.logits, atol=1e-5)
     assert torch.equal(found.targets, whole.targets)
     assert torch.equal(found.rows, whole.rows)
+
+
+def test_a_head_that_is_not_called_is_no_matter(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = padded(48, "right")
+    wanted = forward.answers_of(model, part).logits
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
+    assert torch.allclose(forward.answers_of(model, part).logits, wanted, atol=1e-6)
+
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "n_embd": 32,
+    "n_layer": 3,
+    "n_head": 4,
+    "sliding_window": 12,
+}
+
+
+ATTENTIONS = [(kind, how) for kind in sorted(forward.PACKS) for how in ("eager", "sdpa")]
+ATTENTIONS.remove(("gemma2", "sdpa"))  # which transformers does not offer
+
+
+@pytest.mark.parametrize(("kind", "attention"), ATTENTIONS)
+def test_sequences_in_lines_do_not_see_each_other(kind: str, attention: str) -> None:
+    """Logits and gradients, in float64 (eager attention takes its softmax in float32)."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    shape = {**SMALL, "initializer_range": 0.3}
+    config = AutoConfig.for_model(kind, vocab_size=64, attn_implementation=attention, **shape)
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    parts = [padded(48, "left"), padded(30, "right")]
+    where = [losses.supervised(part["labels"]) for part in parts]
+    assert forward.packs(model)
+    _, index = forward._in_lines(model, parts, where, 3)
+    assert len(index) == sum(int(w.sum()) for w in where)
+    found = forward.logits_together(model, parts, where, pad=3)
+    # One by one without any padding, on which eager attention with a window gives NaN.
+    single = []
+    for ids, labels in sequences():
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits
+        single.append(losses.answers(logits, torch.tensor([labels])).logits)
+    alone = [torch.cat(single)] * 2
+    for ours, theirs in zip(found, alone, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+        assert float(theirs.detach().std()) > 0.3
+    weights = [p for p in model.parameters() if p.requires_grad]
+    ours, theirs = (
+        torch.autograd.grad(sum(each.square().sum() for each in run), weights, allow_unused=True)
+        for run in (found, alone)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert a is None or float((a - b).norm() / b.norm()) < 1e-5
+
+
+def test_lines_are_filled_and_never_overlap() -> None:
+    lengths = [9, 30, 17, 5, 12, 8, 30, 1]
+    starts, count, width = forward._lines(lengths, 36)
+    taken = [
+        place for start, length in zip(starts, lengths, strict=True) for place in range(start, start + length)
+    ]
+    assert len(set(taken)) == len(taken) == sum(lengths)
+    assert max(taken) < count * width
+    assert all(s // width == (s + n - 1) // width for s, n in zip(starts, lengths, strict=True))
+    assert (count, width) == (4, 36)
+    assert forward._lines([7], 99) == ([0], 1, 7)
+
+
+def test_the_layout_is_cheap_for_the_models_width() -> None:
+    lengths = [48, 40, 61, 33, 52, 47, 58, 39]
+    _, narrow, short = forward._layout(lengths, 16)
+    _, broad, long = forward._layout(lengths, 4096)
+    assert (broad, long) == (1, sum(lengths))  # matrices cost everything: no token is wasted
+    assert narrow > 2
+    assert short < long
+    assert narrow * short >= sum(lengths)
+
+
+def test_architectures_that_cannot_pack_are_padded(model: Any) -> None:
+    assert forward.packs(model) == (model.config.model_type in ("llama", "gpt2"))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Logits of the positions that matter, from padded or packed batches: the vocabulary is never multiplied in vain.
+"""Logits of the positions that matter, from padded or packed batches: nothing is multiplied in vain.
 
 A *part* of a batch is a mapping of tensors: ``input_ids`` and ``labels`` (B, T) with ``attention_mask`` (B, T)
 where it is padded on either side, or (1, S) with ``position_ids`` that restart at 0 and no mask where its
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,18 +61,33 @@ def real(part: Part) -> Tensor:
 
 
 def logits_at(model: Any, part: Part, where: Tensor) -> Tensor:
-    """Logits (N, V) at the positions ``where`` (B, T), sequence by sequence.
+    """Logits (N, V) at the positions ``where`` (B, T), sequence by sequence."""
+    return _at(model, inputs_of(model, part), where.flatten().nonzero().flatten())
 
-    Columns without any such position are not multiplied with the vocabulary, where the architecture can leave
-    them out (``logits_to_keep``).
+
+def _at(model: Any, inputs: Mapping[str, Any], index: Tensor) -> Tensor:
+    """Logits (N, V) at places of the flattened (B, T).
+
+    The head is given these places alone: it is the largest matrix of a small model, and its logits the largest
+    tensor of any. The model calls it as ever, so that scaling and caps of logits stay its own.
     """
-    inputs = inputs_of(model, part)
-    if "logits_to_keep" not in _takes(model):
+    head = bare(model).get_output_embeddings()
+    places = inputs["input_ids"].numel()
+    chosen: list[bool] = []
+
+    def choose(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        hidden = given[0] if given else None
+        fits = isinstance(hidden, Tensor) and hidden.ndim == 3 and hidden.shape[:2].numel() == places
+        chosen.append(fits)
+        return (hidden.flatten(0, 1)[index][None], *given[1:]) if fits else None  # type: ignore[union-attr]
+
+    handle = head.register_forward_pre_hook(choose) if head is not None else None
+    try:
         logits: Tensor = model(**inputs).logits
-        return logits[where]
-    columns = where.any(0).nonzero().flatten()
-    logits = model(**inputs, logits_to_keep=columns).logits
-    return logits[where[:, columns]]
+    finally:
+        if handle is not None:
+            handle.remove()
+    return logits[0] if chosen == [True] else logits.flatten(0, 1)[index]
 
 
 def inputs_of(model: Any, part: Part) -> dict[str, Any]:
@@ -89,8 +105,27 @@ def inputs_of(model: Any, part: Part) -> dict[str, Any]:
     return inputs
 
 
+def logits_together(model: Any, parts: Sequence[Part], where: Sequence[Tensor], pad: int) -> list[Tensor]:
+    """`logits_at` of several padded parts, in one run of the model.
+
+    Their sequences stand one after the other in lines without padding where the architecture keeps such apart
+    (`PACKS`), and below each other, padded to the longest, where it does not.
+    """
+    counts = [int(w.sum()) for w in where]
+    if all(map(packed, parts)):
+        return [logits_at(model, part, w) for part, w in zip(parts, where, strict=True)]
+    if packs(model) and not any(bool((w & ~real(p).bool()).any()) for p, w in zip(parts, where, strict=True)):
+        inputs, index = _in_lines(model, parts, where, pad)
+    else:
+        whole = joined(parts, pad)
+        width = whole["input_ids"].shape[1]
+        wide = torch.cat([torch.nn.functional.pad(w, (0, width - w.shape[1]), value=False) for w in where])
+        inputs, index = inputs_of(model, whole), wide.flatten().nonzero().flatten()
+    return list(torch.split(_at(model, inputs, index), counts))
+
+
 def joined(parts: Sequence[Part], pad: int) -> dict[str, Tensor]:
-    """Padded parts below each other as one, so that a model is run once for all of them."""
+    """Padded parts below each other as one."""
     width = max(part["input_ids"].shape[1] for part in parts)
     fill = {"input_ids": pad, "labels": IGNORED, "attention_mask": 0}
 
@@ -101,14 +136,79 @@ def joined(parts: Sequence[Part], pad: int) -> dict[str, Tensor]:
     return {key: torch.cat([stretched(part, key) for part in parts]) for key in fill}
 
 
-def logits_together(model: Any, parts: Sequence[Part], where: Sequence[Tensor], pad: int) -> list[Tensor]:
-    """`logits_at` of several padded parts, in one run of the model."""
-    if len(parts) == 1:
-        return [logits_at(model, parts[0], where[0])]
-    whole = joined(parts, pad)
-    width = whole["input_ids"].shape[1]
-    wide = torch.cat([torch.nn.functional.pad(w, (0, width - w.shape[1]), value=False) for w in where])
-    return list(torch.split(logits_at(model, whole, wide), [int(w.sum()) for w in where]))
+PACKS = frozenset(
+    {
+        "llama",
+        "gpt2",
+        "gpt_neox",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "phi3",
+        "olmo2",
+    }
+)
+"""Model types whose sequences are kept apart by positions that begin anew; each is tested. Others (recurrent ones
+among them) would let one sequence see the one before it, without a word."""
+
+
+def packs(model: Any) -> bool:
+    """Whether sequences may stand in one line, several lines at once."""
+    config = bare(model).config
+    return config.model_type in PACKS and config._attn_implementation in ("sdpa", "eager")
+
+
+def _in_lines(
+    model: Any, parts: Sequence[Part], where: Sequence[Tensor], pad: int
+) -> tuple[dict[str, Any], Tensor]:
+    """Sequences in lines of about equal width, and the places of ``where`` in them."""
+    masks = [real(part).bool() for part in parts]
+    lengths = [int(n) for mask in masks for n in mask.sum(1)]
+    starts, count, width = _layout(lengths, bare(model).config.get_text_config().hidden_size)
+    device = parts[0]["input_ids"].device
+    ids = torch.full((count * width,), pad, device=device)
+    positions = torch.zeros(count * width, dtype=torch.long, device=device)
+    index, first = [], 0
+    for part, mask, wanted in zip(parts, masks, where, strict=True):
+        own = torch.tensor(starts[first : first + len(mask)], device=device)
+        first += len(mask)
+        place = mask.long().cumsum(1) - 1
+        target = own[:, None] + place
+        ids[target[mask]] = part["input_ids"][mask]
+        positions[target[mask]] = place[mask]
+        index.append(target[wanted])
+    inputs = {"input_ids": ids.view(count, width), "position_ids": positions.view(count, width)}
+    return {**inputs, "use_cache": False}, torch.cat(index)
+
+
+def _layout(lengths: Sequence[int], hidden: int) -> tuple[list[int], int, int]:
+    """The cheapest of some layouts: short lines waste room at their ends, long ones attend in vain.
+
+    A token costs about ``24 hidden^2`` a layer in matrices and ``4 hidden`` times the width of its line in
+    attention.
+    """
+    longest, total = max(lengths), sum(lengths)
+    tried = {min(total, math.ceil(longest * share)) for share in (1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16)}
+    found = [_lines(lengths, most) for most in sorted({*tried, total})]
+    return min(found, key=lambda line: line[1] * line[2] * (6 * hidden + line[2]))
+
+
+def _lines(lengths: Sequence[int], most: int) -> tuple[list[int], int, int]:
+    """Where each sequence begins in lines laid end to end, their number, and their width: longest first, each
+    into the first line that has room."""
+    filled: list[int] = []
+    spots: dict[int, tuple[int, int]] = {}
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        line = next((i for i, used in enumerate(filled) if used + lengths[place] <= most), len(filled))
+        if line == len(filled):
+            filled.append(0)
+        spots[place] = (line, filled[line])
+        filled[line] += lengths[place]
+    width = max(filled)
+    return [spots[i][0] * width + spots[i][1] for i in range(len(lengths))], len(filled), width
 
 
 def bare(model: Any) -> Any:
