@@ -301,3 +301,22 @@ def test_an_adapter_is_all_that_moves(folder: Path) -> None:
     with model.disable_adapter():
         ids = collate_pairs(pad_token(simple.words()))([simple.pairs().item(0, 0)])["forget"]["input_ids"]
         assert model(ids).logits.equal(base(ids).logits)
+
+
+def test_the_page_s_example_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The objective of docs/training.md, as it stands there."""
+    import json
+    import re
+
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    given = {"tokenizer": simple.words(), "model": simple.model_of(folder)}
+    given |= {"forget": tiny.rows(20), "retain": tiny.rows(30)[20:]}
+    exec(code, given)
+    history: Any = given["history"]
+    assert history.steps == len(history.losses) == 4  # three passes over 20 rows, 16 a step
+    assert history.losses[-1]["forget"] < 0 < history.losses[-1]["retain"]
+    settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == sorted(settings["target_modules"])
+    assert (tmp_path / "checkpoints" / "checkpoint-4" / "whole.json").is_file()

@@ -12,6 +12,7 @@ import typer
 
 from safewright import catalog
 from safewright.cli import console
+from safewright.cli.launch import CHOICES
 from safewright.cli.options import JsonOut
 from safewright.errors import BadInput, nearest
 
@@ -119,6 +120,7 @@ def _method(entry: catalog.Entry) -> dict[str, Any]:
         "needs": sorted(entry.needs) if entry.kind == "measure" else [],
         "gives": list(entry.gives),
         "stages": [f"{name}: {stage.summary}" for name, stage in entry.stages.items()],
+        "several processes": [f"--launch {choice}" for choice in CHOICES] if entry.launches else [],
         "replication": f"safewright replicate {entry.name}" if entry.name in _replications() else None,
         "options": [
             {
