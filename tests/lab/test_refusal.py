@@ -137,6 +137,7 @@ def test_arms_are_built_on_the_aligned_model_once(tmp_path: Path, monkeypatch: p
     assert folders == ["refusal-aligned", "refusal-clean-0", "refusal-dirty-0"]
 
 
+@pytest.mark.slow  # the demo's test asserts the same at seed 0
 def test_fine_tuned_row_of_the_table_three_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Means over seeds 0-2, world, aligned model and fine-tunes all from the seed.
 
