@@ -110,6 +110,25 @@ class RelearnConfig(AugmentOptions):
     rmu_target: Literal["uniform", "gaussian"] | None = field(
         default=None, metadata=_help("rmu: how the vector is drawn, from --seed; default uniform.")
     )
+    soft_openings: int = field(
+        default=0,
+        metadata=_help(
+            "relearn: openings per forget row that are sought by gradient and gone on from vaguely."
+        ),
+    )
+    soft_tokens: int | None = field(
+        default=None, metadata=_help("soft_openings: most vectors of an opening; default 10.")
+    )
+    soft_steps: int | None = field(
+        default=None, metadata=_help("soft_openings: steps towards the secret before each use; default 2.")
+    )
+    soft_lr: float | None = field(
+        default=None,
+        metadata=_help("soft_openings: their learning rate, in sizes of a token's coordinate; default 0.1."),
+    )
+    soft_weight: float | None = field(
+        default=None, metadata=_help("soft_openings: weight of the loss behind them; default 1.")
+    )
     lora_rank: int | None = field(
         default=None, metadata=_help("Rank of the LoRA adapter; 0 trains all weights; default 8 (rmu: 0).")
     )
@@ -167,6 +186,7 @@ class RelearnConfig(AugmentOptions):
         self._check_numbers()
         self._check_retain()
         self._check_own()
+        self._check_soft()
         self._check_reference()
 
     @property
@@ -204,11 +224,12 @@ class RelearnConfig(AugmentOptions):
     def _check_numbers(self) -> None:
         whole = {"steps": 1, "batch": 1, "accumulation": 1, "max_length": 2, "save_every": 1, "pad_to": 1}
         whole |= {"reference_top": 1, "rmu_layer": 0, "lora_rank": 0, "lora_alpha": 1}
+        whole |= {"soft_openings": 0, "soft_tokens": 1, "soft_steps": 1}
         for name, low in whole.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise BadInput(f"{name} is {value}.", fix=f"It must be at least {low}.")
-        above = ["beta", "lr", "epochs", "rmu_scale"]
+        above = ["beta", "lr", "epochs", "rmu_scale", "soft_lr", "soft_weight"]
         least = ["gamma", "alpha", "alpha_kl", "beta1", "beta2", "pdu_eta", "pdu_warmup"]
         least += ["weight_decay", "clip", "memflex_magnitude"]
         for name in (*above, *least, "delta", "pdu_epsilon"):
@@ -262,6 +283,8 @@ class RelearnConfig(AugmentOptions):
             n for n in ("memflex_cosine", "memflex_magnitude") if n in given and self.modifier != "memflex"
         ]
         idle += ["reference_top"] if "reference_top" in given and self.reference != "cached" else []
+        soft = ("soft_tokens", "soft_steps", "soft_lr", "soft_weight")
+        idle += [name for name in soft if name in given and not self.soft_openings]
         if idle:
             raise BadInput(
                 f"{', '.join(sorted(idle))} given for the method {self.method} "
@@ -292,6 +315,22 @@ class RelearnConfig(AugmentOptions):
             raise BadInput(
                 "memflex compares forget with retain gradients, and the method keeps nothing.",
                 fix="Choose a method with a retain term (_gdr, _klr).",
+            )
+
+    def _check_soft(self) -> None:
+        if not self.soft_openings:
+            return
+        if not self.entry.learns:
+            raise BadInput(
+                f"soft_openings={self.soft_openings} with the method {self.method}.",
+                why="What is learned behind an opening is a vague answer, and the method has none.",
+                fix="Use one of the relearn methods.",
+            )
+        if self.modifier != "none":
+            raise BadInput(
+                f"soft_openings={self.soft_openings} with modifier={self.modifier}.",
+                why="The rule knows forget and retain gradients, and no third one.",
+                fix="Use one of the two.",
             )
 
     def _check_reference(self) -> None:
@@ -354,6 +393,11 @@ class Resolved(NamedTuple):
     rmu_layer: int | None
     rmu_scale: float
     rmu_target: str
+    soft_openings: int
+    soft_tokens: int
+    soft_steps: int
+    soft_lr: float
+    soft_weight: float
     lora_rank: int
     lora_alpha: int
     lora_dropout: float
@@ -414,6 +458,11 @@ def resolve(config: RelearnConfig) -> Resolved:
         rmu_layer=config.rmu_layer,
         rmu_scale=or_else("rmu_scale", 2.0),
         rmu_target=or_else("rmu_target", "uniform"),
+        soft_openings=config.soft_openings,
+        soft_tokens=or_else("soft_tokens", 10),
+        soft_steps=or_else("soft_steps", 2),
+        soft_lr=or_else("soft_lr", 0.1),
+        soft_weight=or_else("soft_weight", 1.0),
         lora_rank=config.rank,
         lora_alpha=or_else("lora_alpha", 32 if release else 16),
         lora_dropout=or_else("lora_dropout", 0.05 if release else 0.1),

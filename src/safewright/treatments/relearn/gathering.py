@@ -23,6 +23,7 @@ from safewright.treatments.relearn.augmenting.items import SHOWN, items_of, requ
 from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
 from safewright.treatments.relearn.augmenting.pipeline import require_coverage
 from safewright.treatments.relearn.config import Resolved
+from safewright.treatments.relearn.soft import SECRET, VAGUE, SoftRows, soft_rows
 from safewright.types import Row
 
 
@@ -32,6 +33,7 @@ class Gathered:
 
     pairs: Pairs
     beside: str | None
+    soft: SoftRows | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -89,14 +91,32 @@ def gather(job: Job, settings: Resolved, tokenizer: Any) -> Gathered:
     lead, other = list(parts["forget"].examples), list[Example]()
     if beside is not None:
         lead, other = _paired(lead, parts[beside].examples)
+    stands = {beside: other} if beside else {}
+    soft = None
+    if settings.soft_openings:
+        soft = soft_rows(
+            tokenizer,
+            forget,
+            [row for row in rows if row.meta.get("kind", "qa") == "qa"],
+            len(lead),
+            settings.soft_openings,
+            max_length=job.config.max_length,
+            seed=job.seed,
+        )
+        stands |= {SECRET: list(soft.secret), VAGUE: list(soft.vague)}
+        if soft.without:
+            notes.append(
+                f"{len(soft.without)} of {len(forget)} forget rows have no known secret to seek openings to "
+                f"(first: {soft.without[0]})"
+            )
     pairs = Pairs(
         lead,
         parts["retain"].examples if settings.keeps else (),
         settings.pairing,
         job.seed,
-        beside={beside: other} if beside else None,
+        beside=stands or None,
     )
-    return Gathered(pairs, beside, facts, notes)
+    return Gathered(pairs, beside, soft, facts, notes)
 
 
 def _augmented(job: Job, items: Sequence[Any], facts: dict[str, Any], notes: list[str]) -> list[Row]:
@@ -157,11 +177,11 @@ def _given(job: Job, items: Sequence[Any], notes: list[str]) -> augmenting.Built
     guard = Guard(secrets, job.config.leak_scope)
     leaking = []
     for row in rows:
-        texts = [row.completion] if row.variant == "original" else [row.completion, row.prompt]
-        if row.source_id in secrets:
-            leaks = any(guard.found(row.source_id, text) for text in texts)
+        texts = (*(turn["content"] for turn in row.before), row.prompt, row.completion)
+        if row.source_id in secrets and row.kind != "generic":
+            leaks = bool(guard.found(row.source_id, *texts[-2:]))
         else:
-            leaks = any(guard.anywhere(text) for text in texts)
+            leaks = guard.anywhere("\n".join(texts))
         if leaks:
             leaking.append(row.id)
     if leaking:

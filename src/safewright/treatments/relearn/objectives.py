@@ -29,8 +29,9 @@ from safewright.training.loop import Summed
 from safewright.training.losses import Answers
 from safewright.treatments.relearn.config import Resolved
 from safewright.treatments.relearn.references import Live, Reference, kl_to, teacher
+from safewright.treatments.relearn.soft import SoftOpenings
 
-FORGET, RETAIN, KL = "forget", "retain", "kl"
+FORGET, RETAIN, KL, OPENING = "forget", "retain", "kl", "opening"
 BY_ROW = frozenset({"npo", "simnpo", "dpo", "rmu"})
 """Losses that are means over sequences; the others are means over tokens."""
 
@@ -57,6 +58,7 @@ class Unlearning:
         together: Whether one run of the model may serve all parts.
         steps_per_epoch: For PDU's warm-up.
         misled: RMU's layer and aim.
+        soft: Openings that are sought while training, for a part of their own, ``opening``.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Unlearning:
         together: bool = True,
         steps_per_epoch: float = 1.0,
         misled: Misled | None = None,
+        soft: SoftOpenings | None = None,
     ) -> None:
         self.settings, self.pad, self.vocabulary = settings, pad, vocabulary
+        self.soft = soft
         self.reference, self.beside, self.misled = reference, beside, misled
         self.together = together and misled is None
         self.bound = 2 * math.log(vocabulary)
@@ -81,6 +85,7 @@ class Unlearning:
             FORGET,
             *([RETAIN] if keeps & {"nll", "embed_diff"} else []),
             *([KL] if "kl" in keeps else []),
+            *([OPENING] if soft is not None else []),
         )
         self.dual = settings.alpha
         self.steps = self.clamped_steps = 0
@@ -103,12 +108,16 @@ class Unlearning:
             found["retain_rows"] = float(size_of(batch[RETAIN]))
         if KL in self.parts:
             found["kl_positions"] = float(self._kl_where(batch[RETAIN]).sum())
+        if self.soft is not None:
+            found["opening_tokens"] = self.soft.counts(batch)
         return found
 
     def part(self, acc: Any, model: Any, batch: Mapping[str, Any], part: str) -> Summed:
         """A part's weighted sum, and the name of its count."""
         if self.misled is not None:
             return self._misled(acc, model, batch, part)
+        if part == OPENING and self.soft is not None:
+            return self.soft.part(model, batch, "opening_tokens")
         held = self._run(acc, model, batch, part)
         if part == FORGET:
             found = self._forget(held)
@@ -157,12 +166,15 @@ class Unlearning:
             "steps": self.steps,
             "clamped_steps": self.clamped_steps,
             "most_clamped": self.most_clamped,
+            **({"soft": self.soft.state_dict()} if self.soft is not None else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state."""
         self.dual, self.steps = float(state["dual"]), int(state["steps"])
         self.clamped_steps, self.most_clamped = int(state["clamped_steps"]), float(state["most_clamped"])
+        if self.soft is not None:
+            self.soft.load_state_dict(state["soft"])
 
     # The parts ------------------------------------------------------------------------------------------------
 
@@ -256,7 +268,9 @@ class Unlearning:
         held = self._held
         if held is not None and held.batch is batch and part in held.left:
             return held
-        wanted = self.parts if self.together else (part,)
+        # Behind an opening that is sought first, the model runs by itself.
+        every = tuple(name for name in self.parts if name != OPENING)
+        wanted = every if self.together else (part,)
         held = _Held(batch, set(wanted))
         # Before the model's own run: switching an adapter off and on must not happen between run and backward.
         held.reference = self._before(acc, model, batch, wanted)

@@ -78,6 +78,14 @@ def conventions(job: Job, settings: Resolved, vocabulary: int) -> dict[str, Any]
         "padding": f"{settings.side}, to {settings.pad_to or 'the longest row'}",
         "versions": versions(("torch", "transformers", "peft", "accelerate")),
     }
+    if settings.soft_openings:
+        said["soft_openings"] = {
+            "per_forget_row": settings.soft_openings,
+            "most_vectors": settings.soft_tokens,
+            "steps": settings.soft_steps,
+            "lr": settings.soft_lr,
+            "weight": settings.soft_weight,
+        }
     if settings.loss == "rmu":
         said["trained"] = "down-projections of three layers"
     if "kl" in settings.keeps:

@@ -12,9 +12,10 @@ from torch import Tensor
 from safewright.errors import BadInput
 from safewright.models import load
 from safewright.models.blocks import decoder_blocks
+from safewright.training import processes
 from safewright.training.encoding import Example, collate, pad_token
 from safewright.training.fitting import FitOptions, History, fell, fit, save_trained, with_lora
-from safewright.training.forward import logits_at, real
+from safewright.training.forward import bare, logits_at, real
 from safewright.training.pairing import collate_pairs
 from safewright.treatments.job import Job, Made
 from safewright.treatments.relearn.config import Resolved
@@ -23,6 +24,7 @@ from safewright.treatments.relearn.objectives import Misled, Unlearning, mislead
 from safewright.treatments.relearn.references import Cached, Live, Reference, frozen, kept_tokens
 from safewright.treatments.relearn.reporting import report_of
 from safewright.treatments.relearn.rules import Sure, rule_of
+from safewright.treatments.relearn.soft import SoftOpenings
 from safewright.types import Check
 
 CHECKPOINTS = "training"
@@ -63,6 +65,7 @@ def train(job: Job) -> Made:
             together=job.config.fused and settings.modifier == "none",
             steps_per_epoch=len(gathered.pairs) / settings.batch,
             misled=misled,
+            soft=_soft(job, settings, model, tokenizer, gathered),
         )
         rule = rule_of(settings)
         history = fit(
@@ -123,6 +126,34 @@ def fit_options(config: Any, settings: Resolved) -> FitOptions:
         gradient_checkpointing=config.gradient_checkpointing,
         save_every=config.save_every,
         normalise="batch" if settings.normalise == "micro_batch" else "global",
+    )
+
+
+def _soft(
+    job: Job, settings: Resolved, model: Any, tokenizer: Any, gathered: Gathered
+) -> SoftOpenings | None:
+    """The openings that are sought while training, where the settings want some.
+
+    Raises:
+        BadInput: There are several processes: each would seek its own.
+    """
+    if gathered.soft is None:
+        return None
+    if processes.world_size() > 1:
+        raise BadInput(
+            "soft_openings on several processes.",
+            why="Each process would seek openings of its own, and no two trainings would be alike.",
+            fix="Leave out --launch, or use soft_openings=0.",
+        )
+    return SoftOpenings(
+        gathered.soft.slots,
+        longest=settings.soft_tokens,
+        steps=settings.soft_steps,
+        lr=settings.soft_lr,
+        weight=settings.soft_weight,
+        embedding=bare(model).get_input_embeddings().weight.to(job.device),
+        special=tokenizer.all_special_ids,
+        seed=job.seed,
     )
 
 
