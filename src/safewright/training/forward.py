@@ -191,6 +191,8 @@ def _layout(lengths: Sequence[int], hidden: int) -> tuple[list[int], int, int]:
     attention.
     """
     longest, total = max(lengths), sum(lengths)
+    if total - longest <= hidden // 4:
+        return _lines(lengths, total)  # attention over the others costs less than 1/24 of the matrices
     tried = {min(total, math.ceil(longest * share)) for share in (1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16)}
     found = [_lines(lengths, most) for most in sorted({*tried, total})]
     return min(found, key=lambda line: line[1] * line[2] * (6 * hidden + line[2]))
