@@ -1,6 +1,7 @@
 """The lab: tiny models in made-up worlds where the truth is known, trained in seconds."""
 
 from safewright.lab.cache import cache_folder
+from safewright.lab.forgetting import evaluate_people, people_of
 from safewright.lab.judge import ExactJudge, LeakJudge, exact_rate
 from safewright.lab.longsafety import (
     SAFE_ARMS,
@@ -10,6 +11,15 @@ from safewright.lab.longsafety import (
     long_shape,
     long_world,
     write_cases,
+)
+from safewright.lab.people import (
+    PERSON_ARMS,
+    PERSON_ROLES,
+    PeopleWorld,
+    Sizes,
+    build_people,
+    people_world,
+    write_people,
 )
 from safewright.lab.refusal import (
     ARMS,
@@ -32,29 +42,38 @@ __all__ = [
     "ARMS",
     "BARS",
     "FINE_TUNES",
+    "PERSON_ARMS",
+    "PERSON_ROLES",
     "ROLES",
     "SAFE_ARMS",
     "ExactJudge",
     "LeakJudge",
     "Lesson",
     "LongWorld",
+    "PeopleWorld",
     "RefusalWorld",
     "Shape",
+    "Sizes",
     "TrainConfig",
     "build",
     "build_long",
+    "build_people",
     "cache_folder",
     "evaluate",
+    "evaluate_people",
     "exact_judge",
     "exact_rate",
     "leak_judge",
     "long_shape",
     "long_world",
+    "people_of",
+    "people_world",
     "refusal_world",
     "shape_of",
     "tiny_folder",
     "training_rows",
     "word_tokenizer",
     "write_cases",
+    "write_people",
     "write_rows",
 ]
