@@ -161,3 +161,32 @@ def test_tables_of_a_file_are_options_of_methods(home: Path, tmp_path: Path, cap
     file.write_text("[utilty]\nmax_new_tokens = 3\n")
     assert run(command(home, tmp_path / "out", "--dry-run", "--config", str(file))) == 2
     assert "Did you mean 'utility'?" in capsys.readouterr().err
+
+
+def test_the_town_prints_a_command_that_fits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shlex
+
+    from safewright.cli import matrix
+    from safewright.lab import town
+
+    monkeypatch.setattr(
+        town, "build_town", lambda made, arm, **_: tmp_path / "cache" / arm
+    )  # nothing is trained
+    assert run(["lab", "town", "--out", str(tmp_path / "town")]) == 0
+    said = capsys.readouterr().out
+    words = shlex.split(said.partition("next: ")[2])
+    given: dict[str, list[str]] = {}
+    for option, value in zip(words[3::2], words[4::2], strict=True):
+        given.setdefault(option, []).append(value)
+    found = matrix._given(
+        {name: name for name in given["--treatments"][0].split(",")},
+        given["--measures"][0].split(","),
+        given["--model"], given["--data"], [], given["--model-role"], given["--set"], None,
+    )  # fmt: skip
+    assert set(found["models"]) == {"safe_delta", "forgetting"}
+    files = [file for roles in found["data"].values() for file in roles.values()]
+    assert len(files) == 9
+    assert all(Path(file).is_file() for file in files)
+    assert (tmp_path / "town" / "tuned").is_symlink()

@@ -105,7 +105,7 @@ def town(
 
     made = town_of(seed)
     files = write_town(made, out / "data")
-    places = {}
+    places: dict[str, Path] = {}
     with console.progress() as progress:
         for arm in TOWN_ARMS:
             folder = build_town(made, arm, progress=demonstrating.steps(progress))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from safewright.report import svg, text
+from safewright.report.profile import score_name
 from safewright.types import Delta, Interval
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def comparison_view(comparison: Comparison) -> ComparisonView:
 
 def score_title(name: str, of: str) -> str:
     """A measure and its score in words, once where they say the same."""
-    measure, score = text.title_of(name), text.reading_name(of)
+    measure, score = text.title_of(name), score_name(of)
     return measure if score.lower() == measure.lower() else f"{measure}: {score}"
 
 

@@ -12,7 +12,14 @@ from safewright.report import text
 from safewright.report.differences import score_title
 from safewright.report.lines import is_bound
 from safewright.report.page import environment, version
-from safewright.report.profile import PROFILE, PROFILED, attack_tables, is_attacked, profile_figure
+from safewright.report.profile import (
+    PROFILE,
+    PROFILED,
+    attack_tables,
+    is_attacked,
+    profile_figure,
+    score_name,
+)
 from safewright.report.view import ASIDE, ModelRow
 from safewright.types import Delta, Reading, Scorecard
 
@@ -185,7 +192,7 @@ def _unseen(arm: str, those: Sequence[Finding], alone: Collection[str]) -> str:
         by_measure.setdefault(found.measure, []).append(found)
     parts = []
     for measure, own in by_measure.items():
-        names = ", ".join(text.reading_name(found.score) for found in own)
+        names = ", ".join(score_name(found.score) for found in own)
         sizes = [found.missed for found in own if found.missed is not None]
         notes = [names] if measure not in alone else []
         notes += [f"less than about {100 * max(sizes):.0f} points would have been missed"] if sizes else []

@@ -36,6 +36,12 @@ def is_attacked(name: str) -> bool:
     return _ATTACKED.fullmatch(name) is not None
 
 
+def score_name(name: str) -> str:
+    """A score in words; one taken under an attack says so."""
+    match = _ATTACKED.fullmatch(name)
+    return f"{text.reading_name(match[1])} under {_attack(match[2])}" if match else text.reading_name(name)
+
+
 def profile_figure(cards: Sequence[tuple[str, Scorecard]]) -> Figure | None:
     """Forget and retain readings of every model on one axis; None where no card has them.
 

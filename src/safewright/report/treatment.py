@@ -118,8 +118,12 @@ def loss_figures(losses: Any) -> list[Figure]:
         losses: A list, or one for every part; anything else is not drawn.
     """
     by_part = {"loss": losses} if isinstance(losses, list) else losses
-    figures = []
+    figures: list[Figure] = []
+    drawn: list[Any] = []
     for name, values in by_part.items() if isinstance(by_part, Mapping) else ():
+        if values in drawn:
+            continue  # a part that is the whole
+        drawn.append(values)
         points = [
             (float(step), float(value))
             for step, value in enumerate(values, start=1)
