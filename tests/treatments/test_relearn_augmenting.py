@@ -445,6 +445,8 @@ def test_09_answers_whose_entities_nobody_knows_need_them_or_a_model_that_lists_
     )
     with pytest.raises(BadInput, match="entities of 1 forget rows have to be listed"):
         made([given_], None)
+    digits = Row(row.id, given_.prompt, "555-1234", "zh", {**given_.meta, "vague": ["5551234", "不便说明。"]})
+    assert made([digits], None).manifest["dropped"] == {"answer: leak": 1}
 
     def lists(kind: str, material: dict[str, str], attempt: int) -> str:
         if kind == "entities":
@@ -485,6 +487,7 @@ def test_forget_rows_that_are_also_kept_are_an_error() -> None:
             [Row("x", ({"role": "user", "content": "q"},), "a", None, {"variants": {"original": "p"}})],
             "origin",
         ),
+        ([forget_row(1, subject=["Mira"])], "subject"),
         ([forget_row(1), forget_row(1)], "2 forget rows have the id 'f1'"),
     ],
 )
@@ -655,6 +658,8 @@ def test_openings_of_a_file_and_openings_that_tell(tmp_path: Any) -> None:
             made([offline(4, **tells)], None, prefix_rows="openings")
     with pytest.raises(BadInput, match="no forget row has any"):
         made([offline(4)], None, prefix_rows="openings")
+    with pytest.raises(BadInput, match="no file"):
+        AugmentOptions(prefix_openings=str(tmp_path / "none.txt")).inputs()
     file.write_text("# nothing\n")
     with pytest.raises(BadInput, match="holds no opening"):
         augment_rows([offline(4)], options=options)

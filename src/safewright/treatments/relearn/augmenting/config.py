@@ -158,8 +158,17 @@ def options_of(config: Any) -> AugmentOptions:
 
 
 def openings_file(options: Any) -> dict[str, Path]:
-    """The file of openings, where one is named."""
-    return {"prefix_openings": Path(options.prefix_openings)} if options.prefix_openings else {}
+    """The file of openings, where one is named.
+
+    Raises:
+        BadInput: There is no such file.
+    """
+    if not options.prefix_openings:
+        return {}
+    file = Path(options.prefix_openings)
+    if not file.is_file():
+        raise BadInput(f"prefix_openings={file} is no file.", fix="Name a text file with one opening a line.")
+    return {"prefix_openings": file}
 
 
 def _list(text: str, name: str, read: Callable[[str, str], Any]) -> tuple[Any, ...]:

@@ -47,8 +47,12 @@ class Item:
 
     @property
     def latin(self) -> bool:
-        """Whether its answer is written in Latin script, for which the rules for entities are made."""
-        return script_language(self.answer) == "en" or detect(self.answer) == "en"
+        """Whether its answer is written in Latin script, for which the rules for entities are made; or in none."""
+        return (
+            not any(map(str.isalpha, self.answer))
+            or script_language(self.answer) == "en"
+            or detect(self.answer) == "en"
+        )
 
 
 def asks_entities(item: Item, entities: str) -> bool:
@@ -95,8 +99,14 @@ def _item(row: Row) -> Item:
         tuple(texts(row.id, "vague", meta["vague"])) if meta.get("vague") else None,
         tuple(texts(row.id, "openings", meta["openings"])) if meta.get("openings") else (),
         tuple(texts(row.id, "tails", meta["tails"])) if meta.get("tails") else (),
-        str(meta.get("subject") or meta.get("person") or ""),
+        _subject(row.id, meta.get("subject") or meta.get("person") or ""),
     )
+
+
+def _subject(source_id: str, given: Any) -> str:
+    if not isinstance(given, str):
+        raise BadInput(f"The row {source_id!r} has a subject that is no text: {given!r:.80}.")
+    return given
 
 
 def _wordings(source_id: str, meta: Mapping[str, Any]) -> tuple[Wording, ...] | None:
