@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput, nearest
+from safewright.judges.asking import Unreadable, once_more, read_reply
 from safewright.judges.items import check_answers, empty, marker_of
 from safewright.judges.model import (
     JudgeModel,
@@ -252,29 +253,24 @@ class AgentsJudge:
         case.chat = [_user(load_prompt(case.prompt).render(**values))]
 
     def _read(self, case: _Case, reply: Generation, *, last: bool) -> None:
-        broken = failure(reply)
-        if broken is not None:
-            case.verdict = self._judgement(case, reply, None, "", failure_status(reply), broken)
-            return
         rules = 8 if case.prompt == "agents_verdict" else 6
-        word, rule, why = parse_verdict(reply.answer, self.form, rules)
-        problem = unreadable(reply) or ("" if word else why)
-        if not problem:
+
+        def parse(text: str) -> tuple[str, int | None, str]:
+            found = parse_verdict(text, self.form, rules)
+            if not found[0]:
+                raise Unreadable(found[2])
+            return found
+
+        heard, problem = read_reply(reply, parse, case.tokens, last=last)
+        if heard is None:
+            again = load_prompt(f"agents_again_{self.form}").render(problem=problem)
+            case.chat += once_more(reply.answer, again)
+        elif heard.status != "ok":
+            case.verdict = self._judgement(case, reply, None, "", heard.status, heard.why)
+        else:
+            word, rule, why = heard.value
             value, label = float(word), "unsafe" if word == "1" else "safe"
             case.verdict = self._judgement(case, reply, value, label, "ok", why, rule=rule)
-        elif not last:
-            again = load_prompt(f"agents_again_{self.form}").render(problem=problem)
-            # Templates want the turns to alternate, and some refuse an empty one.
-            case.chat += [
-                {"role": "assistant", "content": reply.answer.strip() or "(nothing)"},
-                _user(again),
-            ]
-        elif refuses(reply.answer):
-            case.verdict = self._judgement(
-                case, reply, None, "", "refused", "the judge's model refused to judge"
-            )
-        else:
-            case.verdict = self._judgement(case, reply, None, "", "unparsed", f"the judge's reply: {problem}")
 
     def _read_release(self, case: _Case, reply: Generation) -> None:
         if _null(reply):

@@ -61,19 +61,32 @@ async def ask_strictly(
         replies = await model.generate([chats[place] for place in waiting])
         for place, reply in zip(waiting, replies, strict=True):
             tokens[place] += reply.tokens
-            found, problem = _read(reply, parse, tokens[place], last=attempt == tries)
+            found, problem = read_reply(reply, parse, tokens[place], last=attempt == tries)
             heard[place] = found
             if found is None:
-                # Templates want the turns to alternate, and some refuse an empty one.
-                chats[place] += [
-                    {"role": "assistant", "content": reply.answer.strip() or "(nothing)"},
-                    {"role": "user", "content": again(problem)},
-                ]
+                chats[place] += once_more(reply.answer, again(problem))
     by_prompt = dict(zip(distinct, heard, strict=True))
     return [found for prompt in prompts if (found := by_prompt[prompt]) is not None]
 
 
-def _read(reply: Generation, parse: Parse, tokens: int, *, last: bool) -> tuple[Heard | None, str]:
+def once_more(answer: str, words: str) -> list[Message]:
+    """The turns after a reply that cannot be used: itself, and what is said about it."""
+    # Templates want the turns to alternate, and some refuse an empty one.
+    return [
+        {"role": "assistant", "content": answer.strip() or "(nothing)"},
+        {"role": "user", "content": words},
+    ]
+
+
+def read_reply(reply: Generation, parse: Parse, tokens: int, *, last: bool) -> tuple[Heard | None, str]:
+    """What became of a reply; None with the problem where it has to be asked for again.
+
+    Args:
+        reply: As it came.
+        parse: Reads it.
+        tokens: Of it and the replies before it.
+        last: Whether nothing is asked again.
+    """
     broken = failure(reply)
     if broken is not None:
         return Heard(None, failure_status(reply), broken, reply.raw, tokens), ""

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safewright.errors import BadInput, nearest
-from safewright.judges.items import check_answers, empty
-from safewright.judges.model import (
-    JudgeModel,
-    failure,
-    failure_status,
-    refuses,
-    unmeasured,
-    unreadable,
-)
-from safewright.prompts import Prompt
+from safewright.judges.asking import Heard, Unreadable, ask_strictly
+from safewright.judges.items import check_answers, empty, marker_of
+from safewright.judges.model import JudgeModel, unmeasured
 from safewright.prompts import load as load_prompt
-from safewright.types import Generation, JudgeItem, Judgement, Message, ModelRef, Quality
+from safewright.types import JudgeItem, Judgement, ModelRef, Quality
 
 if TYPE_CHECKING:
     from safewright.models import Loaded
@@ -66,16 +57,6 @@ def parse_reply(reply: str, about: Quality) -> tuple[str, str]:
     return (
         (word, "") if word in ("1", "2", "3", "4", "5") else ("", f"its score {word[:8]} is outside 1 to 5")
     )
-
-
-@dataclasses.dataclass
-class _Case:
-    """One item on its way to a judgement."""
-
-    item: JudgeItem
-    chat: list[Message]
-    tokens: int = 0
-    verdict: Judgement | None = None
 
 
 class RubricJudge:
@@ -135,15 +116,17 @@ class RubricJudge:
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         """One judgement per item, in order; unreadable, refused and failed grades decide nothing."""
         check_answers(items, self.answers, self.name)
-        cases = [_Case(item, self._chat(item), verdict=empty(item, self.name)) for item in items]
-        for attempt in range(1, self.tries + 1):
-            waiting = [case for case in cases if case.verdict is None]
-            if not waiting:
-                break
-            replies = await self.model.generate([case.chat for case in waiting])
-            for case, reply in zip(waiting, replies, strict=True):
-                self._read(case, reply, last=attempt == self.tries)
-        return [case.verdict for case in cases if case.verdict is not None]
+        verdicts = [empty(item, self.name) for item in items]
+        for about in PROMPTS:
+            places = [
+                place for place, item in enumerate(items) if item.about == about and verdicts[place] is None
+            ]
+            prompts = [_prompt(items[place]) for place in places]
+            parse, again = functools.partial(_parse, about), functools.partial(_again, about)
+            heard = await ask_strictly(self.model, prompts, parse, again, self.tries)
+            for place, one in zip(places, heard, strict=True):
+                verdicts[place] = self._verdict(about, one)
+        return [verdict for verdict in verdicts if verdict is not None]
 
     @property
     def models(self) -> tuple[JudgeModel, ...]:
@@ -154,49 +137,17 @@ class RubricJudge:
         """Let go of the model."""
         self.model.close()
 
-    def _prompt(self, about: Quality) -> Prompt:
-        return load_prompt(PROMPTS[about])
-
-    def _chat(self, item: JudgeItem) -> list[Message]:
-        text = self._prompt(item.about).render(
-            marker=_marker(item), question=item.question, answer=item.answer
-        )
-        return [{"role": "user", "content": text}]
-
-    def _read(self, case: _Case, reply: Generation, *, last: bool) -> None:
-        about = case.item.about
-        case.tokens += reply.tokens
+    def _verdict(self, about: Quality, heard: Heard) -> Judgement:
         done = functools.partial(
             Judgement,
-            raw=reply.raw,
+            raw=heard.raw,
             judge=self.name,
-            prompt_digest=self._prompt(about).digest,
-            tokens=case.tokens,
+            prompt_digest=load_prompt(PROMPTS[about]).digest,
+            tokens=heard.tokens,
         )
-        broken = failure(reply)
-        if broken is not None:
-            case.verdict = done(None, "", failure_status(reply), broken)
-            return
-        word, problem = parse_reply(reply.answer, about)
-        problem = unreadable(reply) or problem
-        if not problem:
-            case.verdict = self._decide(about, word, reply.answer, done)
-        elif last:
-            if refuses(reply.answer):
-                case.verdict = done(None, "", "refused", "the judge's model refused to judge")
-            else:
-                case.verdict = done(None, "", "unparsed", f"the judge's reply: {problem}")
-        else:
-            again = load_prompt(f"{PROMPTS[about]}_again").render(problem=problem)
-            # Templates want the turns to alternate, and some refuse an empty one.
-            case.chat += [
-                {"role": "assistant", "content": reply.answer.strip() or "(nothing)"},
-                {"role": "user", "content": again},
-            ]
-
-    def _decide(self, about: Quality, word: str, reply: str, done: functools.partial[Judgement]) -> Judgement:
-        found = _FORMS[about].fullmatch(reply)
-        why = found.group(1).strip() if found else ""
+        if heard.status != "ok":
+            return done(None, "", heard.status, heard.why)
+        word, why = heard.value
         if about == "harmful":
             return done(float(int(word) >= self.threshold), word, "ok", why)
         if word == "partial" and self.partial == "unscored":
@@ -205,7 +156,19 @@ class RubricJudge:
         return done(float(refused), word, "ok", why)
 
 
-def _marker(item: JudgeItem) -> str:
-    """A word that the material cannot contain: it depends on the material itself."""
-    material = f"{len(item.question)}:{item.question}{item.answer}".encode("utf-8", "surrogatepass")
-    return hashlib.sha256(material).hexdigest()[:16]
+def _prompt(item: JudgeItem) -> str:
+    marker = marker_of(item.question, item.answer)
+    return load_prompt(PROMPTS[item.about]).render(marker=marker, question=item.question, answer=item.answer)
+
+
+def _parse(about: Quality, reply: str) -> tuple[str, str]:
+    """The verdict's word and its reason."""
+    word, problem = parse_reply(reply, about)
+    found = _FORMS[about].fullmatch(reply)
+    if problem or found is None:
+        raise Unreadable(problem)
+    return word, found.group(1).strip()
+
+
+def _again(about: Quality, problem: str) -> str:
+    return load_prompt(f"{PROMPTS[about]}_again").render(problem=problem)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safewright.judges.asking import Heard, Parse, ask_strictly
+from safewright.judges.asking import Heard, Parse, ask_strictly, once_more
 from safewright.judges.entities import PROMPTS as ENTITY_PROMPTS
 from safewright.judges.items import marker_of
 from safewright.judges.model import JudgeModel
@@ -96,8 +96,7 @@ class Asker:
             for ask in open_:
                 assert ask.problem is not None
                 words = load_prompt("relearn_again").render(problem=ask.problem.words)
-                # Templates want the turns to alternate, and some refuse an empty one.
-                ask.chat += [{"role": "assistant", "content": ask.text or "(nothing)"}, user(words)]
+                ask.chat += once_more(ask.text, words)
 
     async def strictly(
         self, kind: str, prompts: Sequence[str], parse: Parse, again: str, tries: int
