@@ -107,6 +107,11 @@ def test_whole_sentences_of_the_answer_are_found_though_no_entity_is_known() -> 
     guard = Guard({"a": secrets_of("What does she do?", answer, [])})
     assert guard.found("a", "Well: she keeps bees, behind the house!") == ["a sentence of the old answer"]
     assert not guard.found("a", "She keeps something behind the house.")
+    assert guard.anywhere("So what?\nShe keeps bees behind the HOUSE.")
+    assert not guard.anywhere("She keeps bees.")
+    assert not Guard({"a": secrets_of("What is it?", "Blue")}).anywhere("Blue")
+    other = Guard({"a": secrets_of("What does she do?", answer, []), "b": secrets_of("Who?", "Nobody.", [])})
+    assert other.found("b", "It is a large one.") == ["a sentence of the old answer"]
     short = Guard({"a": secrets_of("What is it?", "Blue")})
     assert short.found("a", "It is blue")
 

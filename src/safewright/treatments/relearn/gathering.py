@@ -175,6 +175,12 @@ def _given(job: Job, items: Sequence[Any], notes: list[str]) -> augmenting.Built
     rows = augmenting.read(job.rows("augmented"))
     secrets = {item.id: secrets_of(item.question, item.answer, item.entities) for item in items}
     guard = Guard(secrets, job.config.leak_scope)
+    bare = [item.id for item in items if secrets[item.id].empty]
+    if bare:
+        notes.append(
+            f"{len(bare)} of {len(items)} forget rows have no known entity (first: {bare[0]}): the augmented rows "
+            "were compared with whole sentences of their answers alone; `entities` in the rows name them"
+        )
     leaking = []
     for row in rows:
         texts = (*(turn["content"] for turn in row.before), row.prompt, row.completion)

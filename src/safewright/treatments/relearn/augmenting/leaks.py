@@ -72,13 +72,14 @@ class Secrets:
     ``written`` are they. ``forms`` maps their units, joined, to how each is written; e-mail addresses and links
     have several. ``names`` maps units of longer entities, and words that may be names, in the same way; words
     count where a text writes them with a capital letter, for a prize is no secret, and the Prize may be one.
-    ``sentences`` are joined units too. ``wide`` are the forms that are looked for in texts of other rows as well.
+    ``sentences`` maps joined units to their number. ``wide`` are the forms that are looked for in texts of other
+    rows as well.
     """
 
     written: tuple[str, ...]
     forms: Mapping[str, str]
     names: Mapping[str, str]
-    sentences: tuple[str, ...]
+    sentences: Mapping[str, int]
     asked: tuple[_View, ...] = field(repr=False)
     wide: frozenset[str]
 
@@ -151,12 +152,14 @@ def _names(entity: str) -> dict[str, str]:
     return {unit: word for unit, word in names.items() if len(unit) > SHORT}
 
 
-def _sentences(answer: str, asked: _View) -> tuple[str, ...]:
+def _sentences(answer: str, asked: _View) -> dict[str, int]:
     """The whole answer and its longer sentences, as far as the question does not hold them."""
     whole = units(answer)
     parts = [units(part) for part in _SENTENCE.split(answer)]
-    joined = ("".join(part) for part in (whole, *(p for p in parts if len(p) >= _LEAST_WORDS)))
-    return tuple(dict.fromkeys(part for part in joined if part and not asked.holds(part)))
+    found = {
+        "".join(part): len(part) for part in (whole, *parts) if part is whole or len(part) >= _LEAST_WORDS
+    }
+    return {joined: count for joined, count in found.items() if joined and not asked.holds(joined)}
 
 
 class Guard:
@@ -173,6 +176,12 @@ class Guard:
         for one in secrets.values() if scope == "set" else ():
             for form in one.wide:
                 self._all[len(form)].setdefault(form, one.forms[form])
+        self._sentences = {
+            sentence
+            for one in (secrets.values() if scope == "set" else ())
+            for sentence, count in one.sentences.items()
+            if count >= _LEAST_WORDS
+        }
 
     def found(self, source_id: str, *texts: str) -> list[str]:
         """The secrets in texts that were made from the forget row ``source_id``; empty where they are clean.
@@ -190,13 +199,21 @@ class Guard:
         leaks += sorted(
             self._all[len(form)][form] for form in others if not any(view.holds(form) for view in own.asked)
         )
-        if not leaks and any(views[0].holds(sentence) for sentence in own.sentences):
+        if not leaks and (
+            any(views[0].holds(sentence) for sentence in own.sentences) or self._repeats(text, own.asked[0])
+        ):
             leaks = ["a sentence of the old answer"]
         return list(dict.fromkeys(leaks))
 
     def anywhere(self, text: str) -> bool:
         """Whether a text of no forget row holds a secret of any of them; never in the scope ``item``."""
-        return bool(self._all) and any(True for view in _views(text) for _ in self._hits(view))
+        hits = (form for view in _views(text) for form in self._hits(view)) if self._all else ()
+        return any(True for _ in hits) or self._repeats(text)
+
+    def _repeats(self, text: str, asked: _View | None = None) -> bool:
+        """Whether a sentence of it is one of an answer to be forgotten, and not of the question asked."""
+        said = {"".join(units(part)) for part in _SENTENCE.split(text)} & self._sentences
+        return any(asked is None or not asked.holds(sentence) for sentence in said)
 
     def _hits(self, text: _View) -> Iterable[str]:
         for start in text.starts:
