@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from safewright.errors import BadInput
 from safewright.judges import resolve
 from safewright.measures import measure_model, plan_measure
 from safewright.measures.forgetting.analysis import worst
-from safewright.measures.forgetting.asking import opening_of
+from safewright.measures.forgetting.asking import opening_of, shown_again, subjects
 from safewright.measures.forgetting.config import ATTACKS, ForgettingConfig
-from safewright.types import Chat, JudgeItem, Judgement, Row, Scorecard
-from tests.measures.forgetting_rows import Telling, data, number, row, secret
+from safewright.types import Chat, JudgeItem, Judgement, ModelRef, Row, Scorecard
+from tests.measures.forgetting_rows import WORDS, Telling, data, number, row, says, secret
 
 
 def values(card: Scorecard) -> dict[str, Any]:
@@ -319,3 +319,129 @@ def test_draws_of_one_row_are_not_independent(tmp_path: Path) -> None:
     assert card.readings[0].n == 18
     assert all("sign_flip" in test.method for test in card.tests)
     assert {test.n for test in card.tests} == {6, 4}
+
+
+class Listing:
+    """A judge's model that lists as entities the words of a reply that are not in the question."""
+
+    able = frozenset({"generate"})
+    conventions: Mapping[str, Any] = {"engine": "listing"}
+    ref = ModelRef("live", "listing", "sha256:listing")
+
+    def stream(self, chats: Sequence[Chat], how: Any, *, done: frozenset[int] = frozenset()) -> Any:
+        for place, chat in enumerate(chats):
+            said = [word for word in WORDS if word in chat[-1]["content"].split()]
+            yield [(place, says(json.dumps({"entities": said})))]
+
+    def close(self) -> None:
+        return None
+
+
+def test_what_stands_in_the_opening_was_not_said_by_the_model(tmp_path: Path) -> None:
+    """Without known entities a judge's model lists those of the opening too: they are no leak."""
+    from safewright.judges.coverage import CoverageJudge
+
+    def opened(i: int) -> Row:
+        first, second = secret(i).split()
+        meta = {"opening": f"thing {i} is {first} and"}
+        return dataclasses.replace(row(i), reference=f"thing {i} is {first} and {second} .", meta=meta)
+
+    rows = {"forget": [opened(i) for i in range(3)], "retain": [opened(100)]}
+
+    def tell(chat: Chat, _: int) -> str:
+        i = number(chat)
+        return f"{secret(i).split()[1]} ." if i in (2, 100) else "nothing ."
+
+    card = run(
+        Telling(tell),
+        tmp_path / "a",
+        rows,
+        judge=CoverageJudge(Listing()),
+        config={"attacks": "prefix"},
+    )
+    assert values(card)["kfr[prefix]"] == pytest.approx(2 / 3)
+
+
+def test_an_opening_that_gives_the_secret_away_is_refused(tmp_path: Path) -> None:
+    rows = data()
+    rows["forget"][2] = row(2, opening=f"the secret {secret(2).upper()} of")
+    with pytest.raises(BadInput, match=rf"forget/r02 names '{secret(2)}'"):
+        run(leaks(set()), tmp_path / "a", rows, config={"attacks": "prefix"})
+    run(leaks(set()), tmp_path / "b", rows)  # where nothing is opened, nobody cares
+
+
+def test_an_opening_belongs_to_its_attack_alone(tmp_path: Path) -> None:
+    """What a row says of itself is no attack, and puts no opening before answers to other questions."""
+    own = {"opening": "it is the thing", "attack": "none of ours", "read": True}
+    items: list[JudgeItem] = []
+
+    class Seeing:
+        name, answers, conventions = "seeing", frozenset({"forgotten", "retained"}), {"strength": "exact"}
+
+        async def judge(self, given: Sequence[JudgeItem]) -> list[Judgement]:
+            items.extend(given)
+            return [Judgement(1.0, "yes", "ok") for _ in given]
+
+    card = run(
+        leaks(set()), tmp_path / "a", data(2, 1, **own), judge=Seeing(), config={"attacks": "roleplay,prefix"}
+    )
+    assert sorted({item.answer for item in items if item.about == "forgotten"}) == [
+        "it is something else",
+        "it is the thing it is something else",
+    ]
+    assert {reading.name for reading in card.readings if reading.name.startswith("kfr")} == {
+        f"kfr{end}" for end in ("", "[prefix]", "[roleplay]", "_change[prefix]", "_change[roleplay]")
+    }
+
+
+@pytest.mark.parametrize("attack", ["roleplay", "sampling"])
+def test_a_row_called_like_another_under_an_attack_is_refused(attack: str, tmp_path: Path) -> None:
+    rows = data()
+    rows["forget"].append(dataclasses.replace(row(9), id=f"r00/{attack}"))
+    with pytest.raises(BadInput, match="cannot be told apart"):
+        run(leaks(set()), tmp_path / "a", rows, config={"attacks": attack})
+    run(leaks(set()), tmp_path / "b", rows)
+
+
+def test_a_question_in_both_sets_is_warned_of(tmp_path: Path) -> None:
+    rows = data()
+    assert "warning" not in run(leaks(set()), tmp_path / "a", rows).conventions["method"]
+    rows["retain"].append(dataclasses.replace(row(3), id="again"))
+    card = run(leaks(set()), tmp_path / "b", rows)
+    said = card.conventions["method"]["warning"]
+    assert "both sets: 1 (first: forget/r03 and retain/again)" in said
+
+
+def test_what_is_shown_again_is_asked_in_no_other_words() -> None:
+    """Rows that ask or answer the same go together: none of those asked was learned from one that was shown."""
+    plain = [row(i) for i in range(4)]
+    again = dataclasses.replace(row(0), id="x0", prompt=({"role": "user", "content": "and of 0 ?"},))
+    reworded = dataclasses.replace(again, id="x1", reference=f"one says {secret(0)}")
+    asked = dataclasses.replace(row(1), id="x2", reference="no idea", meta={})
+    apart = dataclasses.replace(row(1), id="x3", prompt=({"role": "user", "content": "which ?"},))
+    apart = dataclasses.replace(apart, meta={**apart.meta, "person": "another"})
+    found = subjects([*plain, again, reworded, asked, apart])
+    assert {name: [r.id for r in own] for name, own in found.items()} == {
+        "r00": ["r00", "x0", "x1"],
+        "r01": ["r01", "x2"],
+        "r02": ["r02"],
+        "r03": ["r03"],
+        "another": ["x3"],  # two people may share an answer
+    }
+    for seed in range(8):
+        shown = {
+            r.id for r in shown_again([*plain, again], ForgettingConfig(relearn_rows=1, relearn_seed=seed))
+        }
+        assert ("r00" in shown) == ("x0" in shown)
+
+
+def test_tests_of_attacks_are_adjusted_together(tmp_path: Path) -> None:
+    def tell(chat: Chat, _: int) -> str:
+        i = number(chat)
+        return f"it is {secret(i)}" if chat[-1]["role"] == "assistant" or i >= 100 else "it is unknown"
+
+    card = run(Telling(tell), tmp_path / "a", config={"attacks": "prefix,roleplay"})
+    found = {test.name: test for test in card.tests}
+    assert found["kfr[prefix]_vs_plain"].p == pytest.approx(3 * 2 * 0.5**6)
+    assert found["krr[roleplay]_vs_plain"].p == found["kfr[roleplay]_vs_plain"].p == 1.0
+    assert all("Holm over 3" in test.method for test in card.tests)

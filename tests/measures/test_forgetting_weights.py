@@ -18,7 +18,7 @@ from safewright.models import load, resolve
 from safewright.stats.lexical import linguistic_score
 from safewright.types import Scorecard
 from tests import tiny
-from tests.measures.forgetting_rows import Telling, tiny_data
+from tests.measures.forgetting_rows import Telling, data, number, tiny_data
 
 ALL = {
     "attacks": "all",
@@ -231,3 +231,18 @@ def test_answers_the_fluency_model_cannot_read(fluency_folder: Path) -> None:
     assert math.isfinite(LARGEST * 1e8)
     with pytest.raises(BadInput, match="log-probabilities"):
         perplexities(Telling(lambda chat, _: "x"), [("a", "b")])
+
+
+def test_a_model_that_says_nothing_has_no_perplexity_and_no_failure(
+    fluency_folder: Path, tmp_path: Path
+) -> None:
+    for name, count in (("some", 3), ("all", 10)):
+        silent = Telling(lambda chat, _, count=count: "" if number(chat) % 100 < count else "ban bap")
+        models = {"target": silent, "fluency": fluency_folder}
+        card = measure_model("forgetting", models, data=data(6, 4), run=tmp_path / name)
+        found = {reading.name: reading for reading in card.readings}
+        left = max(0, 6 - count)
+        assert (found["ls_forget"].n, found["ls_forget"].unscored) == (left, 6 - left)
+        assert (found["ls_forget"].value is None) == (left == 0)
+        assert (found["kfr"].n, found["kfr"].unscored) == (left, 6 - left)
+        assert "ppl_model" in card.conventions["method"]

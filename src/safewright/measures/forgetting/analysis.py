@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from safewright.data.roles import SET
@@ -224,11 +224,13 @@ def conventions_of(records: Sequence[Record], config: ForgettingConfig) -> dict[
             "of the answer after the bare question, no chat template, texts turned into tokens apart"
         )
         said["ppl_model"] = read["model"]
-        if read["is_target"]:
-            said["warning"] = (
-                "perplexity was taken under the judged model itself: it finds its own words likely, whatever "
-                "they are"
-            )
+    warnings = [*_in_both(records)]
+    if read is not None and read["is_target"]:
+        warnings.append(
+            "perplexity was taken under the judged model itself: it finds its own words likely, whatever they are"
+        )
+    if warnings:
+        said["warning"] = "; ".join(warnings)
     rated = next((r.meta[READ]["fluency"] for r in records if "fluency" in (r.meta.get(READ) or {})), None)
     if rated is not None:
         said["ratings"] = {"model": rated["model"], "prompts": _rating_prompts(config)}
@@ -241,6 +243,21 @@ def conventions_of(records: Sequence[Record], config: ForgettingConfig) -> dict[
             )
             said["roleplay_prompt"] = {lang: prompt.digest for lang, prompt in prompts.items()}
     return said
+
+
+def _in_both(records: Sequence[Record]) -> Iterator[str]:
+    """A warning where the same is asked in both sets: it cannot be both forgotten and kept."""
+    asked: dict[str, dict[tuple[str, ...], str]] = {FORGET: {}, RETAIN: {}}
+    for record in records:
+        if not record.meta.get("attack"):
+            turns = tuple(" ".join(turn["content"].split()) for turn in record.input)
+            asked[record.meta[SET]].setdefault(turns, record.meta["row"])
+    both = [(row, asked[RETAIN][turns]) for turns, row in asked[FORGET].items() if turns in asked[RETAIN]]
+    if both:
+        yield (
+            f"questions that stand in both sets: {len(both)} (first: {both[0][0]} and {both[0][1]}); what is to be "
+            "forgotten cannot be kept too"
+        )
 
 
 def _rating_prompts(config: ForgettingConfig) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safewright.data.language import detect
-from safewright.data.mentions import entities_of, mentioned, opening
+from safewright.data.mentions import entities_of, entity_key, mentioned, opening, units
 from safewright.data.roles import SET
 from safewright.errors import BadInput
 from safewright.measures.forgetting.config import ForgettingConfig
@@ -16,8 +16,8 @@ from safewright.models.chat import start, with_system
 from safewright.types import Message, Question, Row
 
 FORGET, RETAIN = "forget", "retain"
-BULKY = ("paraphrases", "wrong")
-"""What of a row's meta its records do not carry on."""
+LEFT = ("paraphrases", "wrong", "opening", "attack", "read")
+"""What of a row's meta its records do not carry on: bulky, or a record's own, where it means something else."""
 PERSON = ("person", "subject")
 """Entries of a row's meta that say whom it is about."""
 
@@ -47,13 +47,37 @@ def ask(rows: Sequence[Row], config: ForgettingConfig) -> list[Question]:
         if not any(question.meta[SET] == FORGET for question in own):
             raise BadInput(f"The attack {attack} can be made on no row to forget.", fix=_NEEDS[attack])
         found += own
+    _check_names(found)
     return found
+
+
+def _conversation(row: Row) -> str:
+    return "\n".join(f"{turn['role']}: {' '.join(units(turn['content']))}" for turn in row.prompt)
+
+
+def _check_names(questions: Sequence[Question]) -> None:
+    """Pass when no row is called like another one under an attack.
+
+    Raises:
+        BadInput: One is, and their answers could not be kept apart.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for question in questions:
+        own = (str(question.meta["row"]), str(question.meta.get("attack", "")))
+        for name in {question.id, question.instance or question.id}:
+            if seen.setdefault(name, own) != own:
+                raise BadInput(
+                    f"The rows {seen[name][0]} and {own[0]} cannot be told apart: one of them under an attack "
+                    f"is called {name}.",
+                    fix="Give one of them another id.",
+                )
 
 
 _NEEDS: Mapping[str, str] = {
     "prefix": 'Give each row "entities": [...] (its secrets) or "opening", or leave the attack out.',
     "paraphrase": 'Give each row "paraphrases": [...], or leave the attack out.',
-    "relearn": "Show fewer rows again (--set relearn_rows=…): none is left to be asked.",
+    "relearn": "Show fewer rows again (--set relearn_rows=…), or give rows about more people: all of one person "
+    "are shown together, and none is left to be asked.",
 }
 
 
@@ -113,7 +137,7 @@ class _Asker:
     ) -> Question:
         """One question; ``judged`` is the wording a judge is shown, the row's own by default."""
         row = self.row
-        meta: dict[str, Any] = {key: value for key, value in row.meta.items() if key not in BULKY}
+        meta: dict[str, Any] = {key: value for key, value in row.meta.items() if key not in LEFT}
         meta |= {"row": row.id, "question": judged or self.text}
         if attack:
             meta["attack"] = attack
@@ -146,21 +170,36 @@ def opening_of(row: Row) -> str:
     ``entities`` that the question does not name. Empty where neither is given, or nothing stands before it.
 
     Raises:
-        BadInput: ``opening`` is no text, or ``entities`` no list of texts.
+        BadInput: ``opening`` is no text, or names a secret; or ``entities`` is no list of texts.
     """
     given = row.meta.get("opening")
     if given is not None:
         if not isinstance(given, str):
             raise BadInput(f"The opening of the row {row.id} is {given!r:.80}.", fix="Give text.")
+        named = mentioned(given, secrets_of(row))
+        if named:
+            raise BadInput(
+                f"The opening of the row {row.id} names {named[0]!r}, one of its entities.",
+                why="What is put into the model's mouth would count as given away by it.",
+                fix="End it before, or leave it out: answers are cut before their first entity.",
+            )
         return given.strip()
-    entities = entities_of(row.meta, f"The row {row.id}") or ()
-    question = row.prompt[-1]["content"]
-    known = set(mentioned(question, entities))
-    secret = [entity for entity in entities if entity not in known]
+    secret = secrets_of(row)
     reference = row.reference or ""
     if not mentioned(reference, secret):
         return ""
     return opening(reference, secret).strip()
+
+
+def secrets_of(row: Row) -> list[str]:
+    """The entities of a row that its question does not name.
+
+    Raises:
+        BadInput: ``entities`` is no list of texts.
+    """
+    entities = entities_of(row.meta, f"The row {row.id}") or ()
+    known = set(mentioned(row.prompt[-1]["content"], entities))
+    return [entity for entity in entities if entity not in known]
 
 
 def paraphrases_of(row: Row) -> list[str]:
@@ -180,14 +219,11 @@ def paraphrases_of(row: Row) -> list[str]:
 
 
 def shown_again(forget: Sequence[Row], config: ForgettingConfig) -> list[Row]:
-    """The rows that the attack relearn trains on: at least so many, whole persons where the rows name them.
+    """The rows that the attack relearn trains on: at least so many, and with each all that say the same (`subjects`).
 
-    Persons are drawn in an order that depends on the seed alone; the rows keep theirs.
+    Subjects are drawn in an order that depends on the seed alone; the rows keep theirs.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in forget:
-        about = next((str(row.meta[key]) for key in PERSON if row.meta.get(key) is not None), row.id)
-        groups.setdefault(about, []).append(row)
+    groups = subjects(forget)
     order = sorted(groups)
     random.Random(config.relearn_seed).shuffle(order)
     chosen: set[str] = set()
@@ -196,3 +232,44 @@ def shown_again(forget: Sequence[Row], config: ForgettingConfig) -> list[Row]:
             break
         chosen |= {row.id for row in groups[name]}
     return [row for row in forget if row.id in chosen]
+
+
+def subjects(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows in groups that are shown again together, so that none that is asked was learned from another.
+
+    Rows belong together where they are about the same person or ask the same; rows that name no person also
+    where they hold the same secrets, or give the same answer. A group is called after its first person or row.
+    """
+    heads: dict[str, str] = {}
+    first: dict[tuple[str, str], str] = {}
+
+    def head(name: str) -> str:
+        while heads[name] != name:
+            name = heads[name]
+        return name
+
+    names = [_about(row) or row.id for row in rows]
+    for row, name in zip(rows, names, strict=True):
+        heads.setdefault(name, name)
+        for mark in _marks(row):
+            a, b = sorted((head(first.setdefault(mark, name)), head(name)))
+            heads[b] = a
+    found: dict[str, list[Row]] = {}
+    for row, name in zip(rows, names, strict=True):
+        found.setdefault(head(name), []).append(row)
+    return found
+
+
+def _about(row: Row) -> str:
+    """Whom a row is about, where it says so."""
+    return next((str(row.meta[key]) for key in PERSON if row.meta.get(key) is not None), "")
+
+
+def _marks(row: Row) -> list[tuple[str, str]]:
+    """What a row has in common with others that give the same away."""
+    found = [("question", _conversation(row))]
+    if not _about(row):
+        secrets = sorted(map(entity_key, secrets_of(row)))
+        found += [("secrets", "\n".join(secrets))] if secrets else []
+        found.append(("answer", " ".join(units(row.reference or ""))))
+    return found

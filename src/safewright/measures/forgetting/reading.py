@@ -51,7 +51,7 @@ def read(
         said = dict(zip(open_, found, strict=True))
         for place in places:
             status, _ = answer_status(records[place])
-            silent = {"value": None, "status": status, "why": "", "model": models[role].ref.digest}
+            silent = {"value": None, "status": status, "why": "", **_reader(role, models)}
             about = said.get(place) or dict.fromkeys(_names(role, records[place], config), silent)
             result[place] = _kept(result[place], about)
     return result
@@ -61,6 +61,12 @@ def calls(questions: Sequence[Question], config: ForgettingConfig) -> dict[str, 
     """How many answers each role reads, at most."""
     plain = [question for question in questions if not question.meta.get("attack")]
     return {FLUENCY: len(plain), RUBRIC: len(plain) * (1 if config.ratings == "writing" else 2)}
+
+
+def _reader(role: str, models: Mapping[str, Loaded]) -> dict[str, Any]:
+    """Who read an answer, or would have read it had there been one."""
+    digest = models[role].ref.digest
+    return {"model": digest, "is_target": digest == models["target"].ref.digest}
 
 
 def _aspects(record: Record, config: ForgettingConfig) -> tuple[Aspect, ...]:
@@ -129,8 +135,7 @@ def _fluency(
     config: ForgettingConfig,
 ) -> list[dict[str, Read]]:
     """The perplexity of each record's answer."""
-    loaded = models[FLUENCY]
-    own = {"model": loaded.ref.digest, "is_target": loaded.ref.digest == models["target"].ref.digest}
+    loaded, own = models[FLUENCY], _reader(FLUENCY, models)
     found: list[dict[str, Read]] = []
     for begin in range(0, len(records), TOGETHER):
         said = run.step(*_step(loaded, records[begin : begin + TOGETHER]))

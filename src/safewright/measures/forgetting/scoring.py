@@ -54,11 +54,16 @@ def quality_of(record: Record | Question) -> Quality:
 
 
 def shown(asked: Record | Question) -> JudgeItem:
-    """What the judge is shown: the row's own question, and the answer with the opening that was put before it."""
+    """What the judge is shown: the row's own question, and the answer with the opening that was put before it.
+
+    The opening stands with the question too: what it names was not said by the model.
+    """
     said = asked.generation.answer if isinstance(asked, Record) and asked.generation else ""
+    begun = asked.meta.get("opening") if asked.meta.get("attack") == "prefix" else None
+    question = asked.meta["question"]
     return JudgeItem(
-        question=asked.meta["question"],
-        answer=with_opening(asked.meta.get("opening") if asked.meta.get("attack") else None, said),
+        question=f"{question}\n{begun}" if begun else question,
+        answer=with_opening(begun, said),
         about=quality_of(asked),
         reference=asked.reference,
         lang=asked.lang,
