@@ -142,16 +142,16 @@ def merged_copy(model: Any) -> Any:
 
 
 def rounded(base: Loaded, how: str) -> Altered:
-    """``base`` with its matrices rounded: ``int8`` or ``int4`` in groups, or to ``bf16``.
+    """``base`` with its matrices rounded, ``int8`` or ``int4`` in groups; or with all of its weights as ``bf16``.
 
-    All two-dimensional weights but embeddings (and a head tied to them) are rounded; see `round_groups`.
+    In groups, all `matrices` are rounded: no embedding (nor a head tied to it); see `round_groups`.
 
     Raises:
         BadInput: An unknown rounding.
     """
     if how not in ROUNDINGS:
         raise BadInput(f"There is no rounding {how!r}.", fix=f"Use one of {', '.join(ROUNDINGS)}.")
-    alteration: dict[str, Any] = {"kind": how, "version": "1"}
+    alteration: dict[str, Any] = {"kind": how, "version": "2"}
     if how in BITS:
         alteration |= {"bits": BITS[how], "group": GROUP, "scale": "largest magnitude", "symmetric": True}
     return Altered(base, alteration, lambda model, _: (model, _round(model, how)), how)
@@ -161,34 +161,50 @@ def _round(model: Any, how: str) -> dict[str, Any]:
     import torch
 
     tensors = weights = changed = 0
+    chosen = matrices(model) if how in BITS else ((parameter, False) for parameter in model.parameters())
     with torch.no_grad():
-        for weight, across in matrices(model):
+        for weight, across in chosen:
             if how == "bf16":
                 new = weight.to(torch.bfloat16).to(weight.dtype)
             else:
-                new = round_groups(weight.T if across else weight, BITS[how])
-                new = new.T if across else new
+                lines = weight.mT if across else weight
+                new = round_groups(lines.reshape(-1, lines.shape[-1]), BITS[how]).reshape(lines.shape)
+                new = new.mT if across else new
             tensors, weights = tensors + 1, weights + weight.numel()
             changed += int((new != weight).sum())
             weight.copy_(new)
-    return {"tensors": tensors, "weights": weights, "changed_weights": changed}
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return {
+        "tensors": tensors,
+        "weights": weights,
+        "changed_weights": changed,
+        "weights_left_alone": whole - weights,
+    }
 
 
 def matrices(model: Any) -> Iterator[tuple[torch.nn.Parameter, bool]]:
-    """The two-dimensional weights of a model that are no embedding, each once.
+    """The weights of a model that multiply, each once: no embeddings, biases or convolutions.
 
-    The second of a pair says whether outputs lie along the columns, as in GPT-2's layers.
+    The matrices of several experts may be one tensor of three dimensions. The second of a pair says whether
+    outputs lie along the columns, as in GPT-2's layers.
     """
     from torch import nn
 
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     seen: set[int] = set()
     for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim != 2 or id(parameter) in embeddings or id(parameter) in seen:
+        if isinstance(module, nn.modules.conv._ConvNd):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim not in (2, 3) or name.endswith("bias"):
+                continue
+            if id(parameter) in embeddings or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            yield parameter, type(module).__name__ == "Conv1D"
+            yield (
+                parameter,
+                type(module).__name__ == "Conv1D" or bool(getattr(module, "is_transposed", False)),
+            )
 
 
 def round_groups(weight: torch.Tensor, bits: int, group: int = GROUP) -> torch.Tensor:
