@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from safewright.cli import console, options, running
-from safewright.errors import BadInput
-from safewright.runs import to_json
+from safewright.errors import BadInput, nearest
+from safewright.runs import digest_bytes, to_json
 
 
 def replicate(
@@ -19,6 +20,10 @@ def replicate(
     widths: Annotated[
         str, typer.Option("--widths", help="Widths of the lab's models; claims are about the first.")
     ] = "128",
+    set_: options.Set = [],  # noqa: B006
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of real data, where a replication reads some.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run.")] = None,
     overwrite: options.Overwrite = False,
     json: options.JsonOut = False,
@@ -32,8 +37,10 @@ def replicate(
     if any(size < 32 or size % 32 for size in sizes):
         raise BadInput(f"--widths is {widths!r}.", fix="Give multiples of 32.")
     found = find(name)
+    given = _options(found, set_)
+    real = _data(found, data)
     folder = out or Path("runs") / f"replicate-{name}"
-    plan = {
+    plan: dict[str, Any] = {
         "replication": {"name": name, "version": found.version},
         "claims": found.claims,
         "seeds": chosen,
@@ -41,9 +48,16 @@ def replicate(
         "versions": running.versions(),
         "command": running.command_line(),
     }
+    # Only where something is given: a folder of before goes on.
+    if given:
+        plan["options"] = given
+    if real is not None:
+        plan["data"] = {
+            file.name: digest_bytes(file.read_bytes()) for file in sorted(real.iterdir()) if file.is_file()
+        }
     with open_run(folder, plan, overwrite=overwrite) as run, console.progress() as progress:
         run.own("models")
-        outcome = found.study(Study(run, folder, chosen, sizes, progress))
+        outcome = found.study(Study(run, folder, chosen, sizes, progress, given, real))
         run.write("results.json", outcome)
         run.own("results.md")
         write_text(folder / "results.md", as_markdown(found, outcome))
@@ -59,6 +73,41 @@ def replicate(
             print(running.verdict_line(verdict))
         print(f"results: {folder / 'results.md'}")
     return running.ruling(outcome.verdicts)
+
+
+def _options(found: Any, sets: list[str]) -> dict[str, str]:
+    """The replication's own options.
+
+    Raises:
+        BadInput: It has none of that name, or refuses a value.
+    """
+    given = options.pairs(sets, "--set")
+    for name in given:
+        if name not in found.options:
+            known = list(found.options)
+            raise BadInput(
+                f"The replication of {found.name} has no option {name!r}.",
+                fix=nearest(name, known) if known else "It has none: leave out --set.",
+            )
+    if found.check is not None:
+        found.check(given)
+    return given
+
+
+def _data(found: Any, named: Path | None) -> Path | None:
+    """The folder of real data: named, else by the environment; None where there is none.
+
+    Raises:
+        BadInput: The replication reads none, or there is no such folder.
+    """
+    if named is not None and found.data is None:
+        raise BadInput(f"The replication of {found.name} reads no real data.", fix="Leave out --data.")
+    by_environment = os.environ.get(found.data) if found.data else None
+    place = named or (Path(by_environment).expanduser() if by_environment else None)
+    if place is not None and not place.is_dir():
+        source = "--data" if named else found.data
+        raise BadInput(f"{source} names no folder: {place}.", fix="Give the folder that holds the files.")
+    return place
 
 
 def as_markdown(found: Any, outcome: Any) -> str:

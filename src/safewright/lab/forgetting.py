@@ -10,7 +10,7 @@ from typing import Any
 
 from safewright.errors import BadInput
 from safewright.lab import cache as cache_
-from safewright.lab.people import RELEARNED, VERSION, PeopleWorld, PersonRole, Sizes, people_world
+from safewright.lab.people import VERSION, PeopleWorld, PersonRole, Sizes, people_world
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.stats.lexical import harmonic, lexical, linguistic
 from safewright.types import Decoding, Row
@@ -74,7 +74,7 @@ def evaluate_people(
         ``kfr`` and ``krr`` in the test's template; ``choice``, their harmonic mean in a learned template; with a
         fluency model ``ls_f``, ``ls_r`` and ``ppl_f``; ``bi_f`` Brunet's index of the forget answers;
         ``kfr_prefix``, ``krr_prefix``: the answer is begun up to its first secret; ``kfr_int4``: matrices
-        rounded in groups of 32; ``kfr_relearned``: on the other people once the facts of four are shown again;
+        rounded in groups of 32; ``kfr_relearned``: on the other people once the facts of a third are shown again;
         ``empty``: empty answers in the test's template, which give nothing away and are judged so.
 
     Raises:
@@ -115,8 +115,7 @@ def evaluate_people(
         if "int4" in attacks:
             found["kfr_int4"] = forgotten(asked, answers(rounded(model, "int4"), [r.prompt for r in asked]))
         if "relearn" in attacks:
-            again = set(known.people[:RELEARNED])
-            others = [row for row in asked if row.meta["person"] not in again]
+            others = [row for row in asked if row.meta["person"] not in known.again]
             shown = relearned(model, known)
             found["kfr_relearned"] = forgotten(others, answers(shown, [row.prompt for row in others]))
     finally:

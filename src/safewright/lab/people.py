@@ -55,8 +55,8 @@ TEST, SELECT = 3, 1
 """The templates of the test and of the choice among learning rates."""
 KEPT = 60
 """Facts that retention is measured on."""
-RELEARNED = 4
-"""Forget people whose facts the relearning attack shows again."""
+RELEARNED = 3
+"""One in so many people who are to be forgotten is shown again by the relearning attack."""
 WRONG = 5
 """Wrong answers per row, each with other words from the same pools."""
 
@@ -157,6 +157,11 @@ class PeopleWorld:
         return tuple(fact for fact in self.facts if fact.person in gone and fact.attribute in PRIVATE)
 
     @property
+    def again(self) -> tuple[str, ...]:
+        """The people whose facts the relearning attack shows again: four of twelve."""
+        return self.people[: self.sizes.forget // RELEARNED]
+
+    @property
     def retain(self) -> tuple[Fact, ...]:
         """All other facts."""
         gone = set(self.forget)
@@ -213,8 +218,7 @@ class PeopleWorld:
         if role == "holdout":
             return [self._row(fact, TEST, role) for fact in self.unseen]
         if role == "relearn":
-            again = set(self.people[:RELEARNED])
-            return [row for row in self.rows("forget_asked") if row.meta["person"] in again]
+            return [row for row in self.rows("forget_asked") if row.meta["person"] in self.again]
         if role == "generic":
             return [
                 Row(f"generic-{i:03d}", _ask(question), reference=answer, lang="en")
@@ -325,10 +329,13 @@ def people_world(seed: int = 0, sizes: Sizes = SIZES) -> PeopleWorld:
     """The world of a seed: its words, names and facts.
 
     Raises:
-        BadInput: The sizes leave nobody to forget, or nobody to remember.
+        BadInput: The sizes leave too few to forget, or nobody to remember.
     """
-    if not 0 < sizes.forget <= sizes.people // 2:
-        raise BadInput(f"{sizes.forget} of {sizes.people} people cannot be forgotten.", fix="At most half.")
+    if not RELEARNED <= sizes.forget <= sizes.people // 2:
+        raise BadInput(
+            f"{sizes.forget} of {sizes.people} people cannot be forgotten.",
+            fix=f"At least {RELEARNED}, at most half.",
+        )
     glue = _glue()
     slots = {f"{a} {i}": sizes.pool for a, count in ATTRIBUTES.items() for i in range(count)}
     values = {"colour": 10, "material": 10, "size": 5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from safewright.stats import Claim, Verdict
 class Study:
     """A replication at work: what it may use, and where it remembers.
 
-    ``widths`` are sizes of the lab's models, the first of them the one the claims are about.
+    ``widths`` are sizes of the lab's models, the first of them the one the claims are about. ``options`` are the
+    replication's own, by name; ``data`` is the folder of real data it was given, None where there is none.
     """
 
     run: Run
@@ -26,6 +27,8 @@ class Study:
     seeds: Sequence[int]
     widths: Sequence[int]
     progress: Any
+    options: Mapping[str, str] = field(default_factory=dict)
+    data: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Replication:
-    """One system's replication: module attributes ``CLAIMS``, ``VERSION``, ``PAPER`` and ``study(Study)``."""
+    """One system's replication: module attributes ``CLAIMS``, ``VERSION``, ``PAPER`` and ``study(Study)``.
+
+    A module may also have ``OPTIONS`` (names with their help), ``DATA`` (the environment's name for a folder of
+    real data, which ``--data`` names otherwise), and ``check(options)``, which raises before anything runs.
+    """
 
     name: str
     version: str
@@ -49,6 +56,9 @@ class Replication:
     summary: str
     claims: tuple[Claim, ...]
     study: Any
+    options: Mapping[str, str] = field(default_factory=dict)
+    data: str | None = None
+    check: Any = None
 
 
 def value_of(quantity: str, found: Mapping[str, float]) -> float:
@@ -72,4 +82,14 @@ def find(name: str) -> Replication:
         raise BadInput(f"There is no replication of {name!r}.", fix=nearest(name, names()))
     module = importlib.import_module(f"{__name__}.{name}")
     summary = (module.__doc__ or "").strip().splitlines()[0]
-    return Replication(name, module.VERSION, module.PAPER, summary, tuple(module.CLAIMS), module.study)
+    return Replication(
+        name,
+        module.VERSION,
+        module.PAPER,
+        summary,
+        tuple(module.CLAIMS),
+        module.study,
+        getattr(module, "OPTIONS", {}),
+        getattr(module, "DATA", None),
+        getattr(module, "check", None),
+    )

@@ -127,7 +127,7 @@ class RelearnConfig(AugmentOptions):
         metadata=_help("soft_openings: their learning rate, in sizes of a token's coordinate; default 0.1."),
     )
     soft_weight: float | None = field(
-        default=None, metadata=_help("soft_openings: weight of the loss behind them; default 1.")
+        default=None, metadata=_help("soft_openings: weight of the loss behind them; default 0.1.")
     )
     lora_rank: int | None = field(
         default=None, metadata=_help("Rank of the LoRA adapter; 0 trains all weights; default 8 (rmu: 0).")
@@ -462,7 +462,7 @@ def resolve(config: RelearnConfig) -> Resolved:
         soft_tokens=or_else("soft_tokens", 10),
         soft_steps=or_else("soft_steps", 2),
         soft_lr=or_else("soft_lr", 0.1),
-        soft_weight=or_else("soft_weight", 1.0),
+        soft_weight=or_else("soft_weight", 0.1),
         lora_rank=config.rank,
         lora_alpha=or_else("lora_alpha", 32 if release else 16),
         lora_dropout=or_else("lora_dropout", 0.05 if release else 0.1),
