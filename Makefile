@@ -44,6 +44,7 @@ bench: $(VENV)/ok
 	$(BIN)/python benchmarks/longsafety_throughput.py --inspect
 	$(BIN)/python benchmarks/prefix_reuse.py
 	$(BIN)/python benchmarks/inspect_throughput.py
+	$(BIN)/python benchmarks/unlearning_speed.py
 
 quality: $(VENV)/ok
 	$(BIN)/python -m safewright.judges.quality

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -185,32 +184,30 @@ def _in_lines(
 
 
 def _layout(lengths: Sequence[int], hidden: int) -> tuple[list[int], int, int]:
-    """The cheapest of some layouts: short lines waste room at their ends, long ones attend in vain.
+    """The cheapest number of lines: many waste room at their ends, few attend to other sequences in vain.
 
     A token costs about ``24 hidden^2`` a layer in matrices and ``4 hidden`` times the width of its line in
-    attention.
+    attention. Returns what `_lines` does.
     """
-    longest, total = max(lengths), sum(lengths)
-    if total - longest <= hidden // 4:
-        return _lines(lengths, total)  # attention over the others costs less than 1/24 of the matrices
-    tried = {min(total, math.ceil(longest * share)) for share in (1, 1.25, 1.5, 2, 2.5, 3, 4, 6, 8, 12, 16)}
-    found = [_lines(lengths, most) for most in sorted({*tried, total})]
+    rest = sum(lengths) - max(lengths)
+    if rest <= hidden // 4:
+        return _lines(lengths, 1)  # attention over the others costs less than 1/24 of the matrices
+    counts = sorted({max(1, round(len(lengths) / share)) for share in range(1, 25)})
+    found = [_lines(lengths, count) for count in counts]
     return min(found, key=lambda line: line[1] * line[2] * (6 * hidden + line[2]))
 
 
-def _lines(lengths: Sequence[int], most: int) -> tuple[list[int], int, int]:
-    """Where each sequence begins in lines laid end to end, their number, and their width: longest first, each
-    into the first line that has room."""
-    filled: list[int] = []
+def _lines(lengths: Sequence[int], count: int) -> tuple[list[int], int, int]:
+    """Where each sequence begins in ``count`` lines laid end to end, their number, and their width: longest first,
+    each into the line that is filled least."""
+    filled = [0] * count
     spots: dict[int, tuple[int, int]] = {}
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        line = next((i for i, used in enumerate(filled) if used + lengths[place] <= most), len(filled))
-        if line == len(filled):
-            filled.append(0)
+        line = filled.index(min(filled))
         spots[place] = (line, filled[line])
         filled[line] += lengths[place]
     width = max(filled)
-    return [spots[i][0] * width + spots[i][1] for i in range(len(lengths))], len(filled), width
+    return [spots[i][0] * width + spots[i][1] for i in range(len(lengths))], count, width
 
 
 def bare(model: Any) -> Any:
