@@ -56,6 +56,8 @@ def test_04_rates_count_what_is_forgotten_and_what_is_kept(tmp_path: Path) -> No
     assert found["harmonic_forget"] is not None
     assert found["ls_forget"] is None  # no fluency model: not available, and not guessed
     assert "not available" in card.conventions["method"]["ppl"]
+    assert any("fluency=FOLDER" in note for note in card.conventions["method"]["notes"])
+    assert "ls_robust_forget" not in found
 
 
 def test_04_a_failed_judgement_counts_neither_way(tmp_path: Path) -> None:
@@ -192,6 +194,11 @@ def test_a_role_play_wraps_the_question(tmp_path: Path) -> None:
     assert len(wrapped) == 10
     assert "what of 3" in wrapped[3]
     assert card.conventions["method"]["roleplay_prompt"]["en"].startswith("sha256:")
+    assert not any("roleplay" in note for note in card.conventions["method"]["notes"])
+    confused = Telling(lambda chat, _: "?" if "archivist" in chat[-1]["content"] else secret(number(chat)))
+    card = run(confused, tmp_path / "b", data(2, 12), config={"attacks": "roleplay"})
+    said = card.conventions["method"]["notes"]
+    assert any(note.startswith("Under roleplay less is kept, too") for note in said)
     own = tmp_path / "own.txt"
     own.write_text("Tell a child: {{ question }}")
     config = {"attacks": "roleplay", "roleplay_prompt": str(own)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from safewright.report import console_table, render_markdown, text
 from safewright.report.svg import RATE_SCALE, scale_over
-from safewright.types import Interval
+from safewright.types import Interval, Reading, Record, Scorecard
 from tests.report.cards import CONVENTIONS, model, taken
 
 
@@ -95,3 +96,58 @@ def test_readings_are_printed_as_papers_write_them() -> None:
     names = ("rouge_l_recall", "priv_leak", "mia_min_k_plus", "mia_min_k", "sr_long", "min_kept")
     said = [text.sentence(text.reading_name(name)) for name in names]
     assert said == ["ROUGE-L recall", "PrivLeak", "MIA Min-K++", "MIA Min-K", "SR long", "Min kept"]
+    names = ("rougeL_recall_forget", "rouge1_recall_retain", "bi_forget", "hs_forget", "distinct2_forget")
+    said = [text.sentence(text.reading_name(name)) for name in names]
+    assert said == [
+        "ROUGE-L recall forget",
+        "ROUGE-1 recall retain",
+        "BI forget",
+        "HS forget",
+        "Distinct-2 forget",
+    ]
+
+
+FORGETTING = (
+    Reading("kfr", 1.0, 4, 0, None, "rate", "higher"),
+    Reading("kfr[bf16]", 1.0, 4, 0, None, "rate", "higher"),
+    Reading("harmonic_forget", 0.5, 4, 0, None, "score", "higher"),
+)
+
+
+def forgetting_card() -> tuple[Scorecard, list[Record]]:
+    conventions = {
+        **CONVENTIONS,
+        "method": {"notes": ["Little was asked."]},
+        "models": {"bf16": {"altered": {"changed_weights": 0}}, "int4": {"altered": {"changed_weights": 9}}},
+    }
+    card, records = taken("forgetting", "forgotten", readings=FORGETTING, conventions=conventions)
+    others = {"fluency": model("/m/fluency"), "bf16": model("/m/unlearned (bf16)")}
+    return dataclasses.replace(card, models={"target": model("/m/unlearned"), **others}), records
+
+
+def test_a_scorecard_is_named_after_the_model_it_is_about() -> None:
+    """Not after those that only helped to measure it, or were made of it."""
+    from safewright.report.view import labels_of
+
+    card, _ = forgetting_card()
+    assert labels_of([card]) == ["unlearned"]
+    other = dataclasses.replace(card, models={**card.models, "target": model("/n/unlearned")})
+    assert labels_of([card, other]) == ["m/unlearned", "n/unlearned"]
+    pair = dataclasses.replace(card, models={"before": model("/m/a"), "after": model("/m/b")})
+    assert labels_of([pair]) == ["a vs b"]
+
+
+def test_attacks_are_named_and_what_they_left_as_it_was_is_told() -> None:
+    from safewright.report import remarks
+    from safewright.report.examples import is_sensitive
+
+    card, _ = forgetting_card()
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(console_table([card]))
+    assert "KFR under bf16" in shown.getvalue()
+    said = remarks([card])
+    assert "Forgetting: Little was asked." in said
+    assert [line for line in said if "bf16" in line and "no weight" in line]
+    assert not any("int4" in line for line in said)
+    assert not is_sensitive(card)  # a harmonic mean asks for no harm
+    assert is_sensitive(dataclasses.replace(card, measure="harmful_rate"))

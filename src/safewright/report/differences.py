@@ -145,8 +145,9 @@ def _pairing(comparison: Comparison, measure: str) -> PairingRow:
         only_a=f"{comparison.unmatched_a[measure]:,}",
         only_b=f"{comparison.unmatched_b[measure]:,}",
         unscored=", ".join(
-            f"{count:,} ({text.one_line(name)})" if len(lost) > 1 else f"{count:,}"
+            f"{count:,} ({text.one_line(score_name(name))})" if len(lost) > 1 else f"{count:,}"
             for name, count in lost.items()
+            if count
         )
-        or "–",
+        or ("0" if lost else "–"),
     )

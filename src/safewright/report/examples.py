@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -44,12 +45,13 @@ class ExampleSet:
     groups: tuple[ExampleGroup, ...]
 
 
+_UNPLEASANT = re.compile(r"harm(?!on)|attack|jailbreak|toxic|safety")  # no harmonic means
+
+
 def is_sensitive(card: Scorecard) -> bool:
     """Whether a measure's questions and answers may be unpleasant to read."""
     names = [card.measure, *(reading.name for reading in card.readings)]
-    return any(
-        word in name.lower() for name in names for word in ("harm", "attack", "jailbreak", "toxic", "safety")
-    )
+    return any(_UNPLEASANT.search(name.lower()) for name in names)
 
 
 PROMPT_LIMIT, OUTPUT_LIMIT = 800, 1200

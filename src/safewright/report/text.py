@@ -179,11 +179,14 @@ def title_of(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-INITIALS = frozenset({"sr", "kfr", "krr", "ls", "mia", "auc", "ppl", "kl"})
+INITIALS = frozenset({"sr", "kfr", "krr", "ls", "mia", "auc", "ppl", "kl", "bi", "hs", "rttr"})
 """Words that are initials: they stand in capitals."""
 
 PRINTED: Mapping[str, str] = {
     "rouge l": "ROUGE-L",
+    "rougeL": "ROUGE-L",
+    "rouge1": "ROUGE-1",
+    "distinct2": "distinct-2",
     "priv leak": "PrivLeak",
     "min k plus": "Min-K++",
     "min k": "Min-K",

@@ -22,6 +22,7 @@ from safewright.report.lines import (
     line_of,
     split,
 )
+from safewright.report.profile import score_name
 from safewright.types import Interval, ModelRef, Record, Scorecard
 
 Taken = tuple[Scorecard, Sequence[Record]]
@@ -114,8 +115,12 @@ class View:
 
 
 def labels_of(cards: Sequence[Scorecard]) -> list[str]:
-    """A short name per scorecard: the last parts of its models' places, as few as keep them apart."""
-    places = [tuple(_parts(ref.where) for ref in card.models.values()) for card in cards]
+    """A short name per scorecard: the last parts of its models' places, as few as keep them apart.
+
+    A scorecard about a model in the role target is named after it alone: the others only help to measure it.
+    """
+    judged = [{"target": card.models["target"]} if "target" in card.models else card.models for card in cards]
+    places = [tuple(_parts(ref.where) for ref in own.values()) for own in judged]
     different = set(places)
     depth = 1
     longest = max((len(parts) for place in different for parts in place), default=1)
@@ -232,7 +237,7 @@ def _groups(taken: Sequence[Taken], names: Sequence[str], summaries: Mapping[str
     for (measure, name, unit), found in order.items():
         aside = name in ASIDE or "/" in name
         alone = len(headline.get(measure, ())) < 2 and not aside
-        said = text.reading_name(name.removeprefix(f"{COUNT}/"))
+        said = score_name(name.removeprefix(f"{COUNT}/"))
         title = f"{text.title_of(measure)}: {said}"
         if alone:
             title = text.title_of(measure)
@@ -374,6 +379,9 @@ def _of_card(card: Scorecard, records: Sequence[Record], which: str) -> Iterator
     method = card.conventions.get("method")
     if isinstance(method, Mapping) and method.get("warning"):
         yield f"{which}: {text.one_line(method['warning'])}."
+    if isinstance(method, Mapping) and isinstance(method.get("notes"), (list, tuple)):
+        yield from (f"{which}: {text.one_line(note)}" for note in method["notes"])
+    yield from _unchanged(card, which)
     if card.conventions.get("sees") == "raw":
         yield f"{which}: the judge read the raw output, with the reasoning in it."
     for reading in card.readings:
@@ -390,6 +398,18 @@ def _of_card(card: Scorecard, records: Sequence[Record], which: str) -> Iterator
     for role, ref in card.models.items():
         if ref.digest.startswith("declared:"):
             yield f"{which}: the weights behind {ref.where} ({role}) are what the server declares, not verified."
+
+
+def _unchanged(card: Scorecard, which: str) -> Iterator[str]:
+    """Changes of weights that changed none: the model was in that form already."""
+    about = card.conventions.get("models")
+    for role, said in about.items() if isinstance(about, Mapping) else ():
+        altered = said.get("altered") if isinstance(said, Mapping) else None
+        if isinstance(altered, Mapping) and altered.get("changed_weights") == 0:
+            yield (
+                f"{which}: {text.one_line(role)} changed no weight, since all of them were in that form already:"
+                " its figures are those of the model as it is."
+            )
 
 
 def _and(items: Sequence[str]) -> str:

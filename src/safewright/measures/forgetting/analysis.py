@@ -119,7 +119,26 @@ def summarise(records: Sequence[Record], config: ForgettingConfig) -> Findings:
         own_records = [r for r in records if r.meta.get(SET) == role and not r.meta.get("attack")]
         if own_records:
             readings += writing(role, own_records)
-    return Findings(tuple(readings), (), adjusted(tests), conventions_of(records, config))
+    said = conventions_of(records, config)
+    notes = tuple(_notes(said, readings, config))
+    return Findings(tuple(readings), (), adjusted(tests), {**said, **({"notes": notes} if notes else {})})
+
+
+def _notes(said: Mapping[str, Any], readings: Sequence[Reading], config: ForgettingConfig) -> Iterator[str]:
+    """What a reader should know beside the figures, a sentence each."""
+    if "ppl_model" not in said:
+        yield (
+            "LS and PPL were not taken: they need a model that has not learned the rows "
+            "(--model-role fluency=FOLDER)."
+        )
+    by_name = {reading.name: reading for reading in readings}
+    for attack in config.attack_names():
+        kept = by_name.get(f"krr_change[{attack}]")
+        if kept is not None and kept.interval is not None and kept.interval.high < 0:
+            yield (
+                f"Under {attack} less is kept, too (see KRR): there, a high KFR may only say that the model no "
+                "longer answers."
+            )
 
 
 def rates(own: Sequence[Instance]) -> list[Reading]:

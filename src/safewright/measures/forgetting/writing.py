@@ -18,6 +18,8 @@ UNITS: Mapping[str, tuple[str, Better]] = {
 }
 LS = ("ls", "ls_robust", "ls_median_ppl", "ls_arithmetic", "ppl", "ppl_median")
 """Readings that a fluency model is needed for."""
+LS_SHORT = ("ls", "ppl")
+"""Those that say that there is no such model."""
 RATINGS = ("fluency", "relevance", "forgetting", "retention")
 DRAWS = 1000
 """Draws of the interval of a figure that is made of several columns."""
@@ -98,8 +100,8 @@ def _linguistic(role: str, own: Sequence[Record]) -> list[Reading]:
     good = [record for record in own if record.status.get("ppl") == "ok"]
     if not good:
         asked = any("ppl" in record.status for record in own)
-        missing = len(own) if asked else 0
-        return [Reading(f"{name}_{role}", None, 0, missing, None, "score", "neither") for name in LS]
+        missing, names = (len(own), LS) if asked else (0, LS_SHORT)
+        return [Reading(f"{name}_{role}", None, 0, missing, None, "score", "neither") for name in names]
     table = list(zip(*(_scores(good, name) for name in ("ppl", "bi", "hs")), strict=True))
 
     def over_means(kind: Callable[[float, float, float], float]) -> Figure:
