@@ -113,7 +113,8 @@ def test_all_weights_are_trained_at_rank_zero(tuned: Path, rows: dict[str, Path]
     ends = {}
     for reference in ("model", "cached"):
         out = tmp_path / reference
-        result = run(tuned, rows, out, "npo_klr", lora_rank=0, reference=reference)
+        # Not Adam: it would make whole steps of gradients that are nothing but rounding.
+        result = run(tuned, rows, out, "npo_klr", lora_rank=0, reference=reference, optimiser="sgd")
         assert result.kind == "weights"
         transformers.AutoTokenizer.from_pretrained(out)
         ends[reference] = folders.weights(out)
@@ -121,7 +122,7 @@ def test_all_weights_are_trained_at_rank_zero(tuned: Path, rows: dict[str, Path]
     old = folders.weights(tuned)
     assert all(not torch.equal(old[name], ends["model"][name]) for name in old if old[name].ndim == 2)
     for name, tensor in ends["model"].items():
-        assert torch.allclose(tensor, ends["cached"][name], atol=1e-4)
+        assert torch.allclose(tensor, ends["cached"][name], atol=1e-5)
     assert report(tmp_path / "cached")["conventions"]["kl"]["exact"]
     config = json.loads((tuned / "generation_config.json").read_text())
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text()) == config
