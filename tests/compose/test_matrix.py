@@ -18,6 +18,7 @@ from safewright.models import resolve
 from safewright.models.merging import merged
 from safewright.runs import to_json
 from safewright.types import JudgeItem, Judgement, TreatmentResult
+from tests import tiny
 from tests.compose import treating
 from tests.contract.fakes import HalfFailing, Sure
 from tests.treatments import folders
@@ -310,6 +311,33 @@ def test_only_an_adapter_is_merged(home: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="is no adapter"):
         merged(resolve(home / "tuned"), tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("part", ["embed_tokens", "lm_head"])
+def test_an_adapter_on_one_of_two_shared_ends_is_merged_into_that_one(
+    home: Path, tmp_path: Path, part: str
+) -> None:
+    """Input and output embeddings are one tensor here: merged into it, the adapter would change both."""
+    import peft
+    import transformers
+
+    shape = {**folders.SMALL, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    base = tiny.save_tiny(tmp_path / "base", **shape)
+    plain_ = folders.load(base)
+    assert plain_.get_input_embeddings().weight is plain_.get_output_embeddings().weight
+    config = peft.LoraConfig(r=2, target_modules=[part, "q_proj"], task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(plain_, config)
+    torch.manual_seed(0)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    adapted.save_pretrained(tmp_path / "adapter")
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[1, 9, 10, 11]])
+    wanted = adapted.eval()(ids).logits
+    found = folders.load(merged(resolve(tmp_path / "adapter"), tmp_path / "merged"))
+    assert torch.allclose(found(ids).logits, wanted, atol=1e-4)
+    assert not torch.allclose(folders.load(base)(ids).logits, wanted, atol=0.1)
 
 
 def test_the_cost_is_told_before(home: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safewright.errors import BadInput, NumericalFailure
 from safewright.models.opening import open_folder
@@ -39,6 +40,7 @@ def _merge(ref: ModelRef, draft: Path) -> None:
             why="It works beside the weights (on the prompt), not on them.",
             fix="Give a model folder, or a LoRA adapter.",
         )
+    _untie(opened.model)
     try:
         model = merge(safe_merge=True)
     except ValueError as error:
@@ -52,3 +54,17 @@ def _merge(ref: ModelRef, draft: Path) -> None:
             shutil.copyfile(source / RECIPE_FILE, draft / RECIPE_FILE)
             break
     opened.close()
+
+
+def _untie(model: Any) -> None:
+    """Give the output embeddings weights of their own where they share the input's and an adapter works on one of
+    the two: merged into shared weights it would work on both, and make another model."""
+    import torch
+
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    own = [getattr(end, "base_layer", end) for end in ends]
+    adapted = any(end is not layer for end, layer in zip(ends, own, strict=True))
+    if None in ends or not adapted or own[0].weight is not own[1].weight:
+        return
+    own[1].weight = torch.nn.Parameter(own[1].weight.detach().clone(), requires_grad=False)
+    model.config.tie_word_embeddings = False
