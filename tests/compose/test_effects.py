@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from safewright.compose.effects import Arm, contrasts, direction, findings, pairs_of, significant
+from safewright.compose import effects
+from safewright.compose.effects import Arm, Contrast, contrasts, direction, findings, pairs_of, significant
 from safewright.compose.matrix_plan import arms_of
 from safewright.errors import BadInput
 from safewright.stats import holm
-from safewright.types import Interval, Reading
+from safewright.types import Delta, Interval, Reading
 from tests.compose.test_compare import run
 
 ARMS = (Arm(), Arm(("mend",)), Arm(("forget",)), Arm(("mend", "forget")), Arm(("forget", "mend")))
@@ -128,6 +131,35 @@ def test_a_gain_that_may_be_gone_is_open_and_not_said_to_hold(tmp_path: Path) ->
     ]
     assert finding.kind == "open"
     assert finding.values == pytest.approx((57 / 60, 0.6, 0.7))
+
+
+def test_a_gain_does_not_hold_on_the_word_of_a_few_equal_pairs() -> None:
+    """The bootstrap of equal differences has no width; three pairs without a loss still bound nothing."""
+    gain = Delta("m", "s", 60, 0.1, 0.7, 0.6, Interval(0.5, 0.7), 0.0, 0.0, 40, 0, "sign_flip", "higher")
+    for n, kind in ((3, "open"), (5, "open"), (6, "holds"), (60, "holds")):
+        after = replace(
+            gain, n=n, a=0.7, b=0.7, difference=0.0, interval=Interval(0.0, 0.0), p=1.0, p_holm=1.0
+        )
+        found = [Contrast("untreated", "none", "mend", (gain,), {})]
+        found.append(Contrast("before", "mend", "mend+forget", (after,), {}))
+        said = {f.arm: f.kind for f in findings(ARMS, found)}
+        assert said == {"mend": "improves", "mend+forget": kind}
+
+
+def test_a_family_too_large_for_sampled_tests_is_told_of(monkeypatch: Any, tmp_path: Path) -> None:
+    rows = {f"r{i}": 0.5 + 0.01 * (i % 7) for i in range(20)}
+    there = {}
+    for arm, more in (("none", 0.0), ("mend", 0.2)):
+        reading = Reading("harmful", 0.5, 20, 0, Interval(0.0, 1.0), "score", "higher")
+        scores = {key: value + more for key, value in rows.items()}
+        there[arm, "kept"] = run(tmp_path / arm, scores, model=arm, measure="kept", readings=(reading,))
+    (contrast,) = contrasts(ARMS[:2], there)
+    assert "monte_carlo" in contrast.deltas[0].method
+    assert not [line for line in contrast.warnings if "adjusted together" in line]
+    monkeypatch.setattr(effects, "DRAWS", 18)
+    (contrast,) = contrasts(ARMS[:2], there)
+    (told,) = [line for line in contrast.warnings if "adjusted together" in line]
+    assert "no p below 1 in 19" in told
 
 
 def test_two_small_losses_are_one_that_both_made(tmp_path: Path) -> None:

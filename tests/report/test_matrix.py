@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from safewright.compose.effects import Arm, contrasts, findings
+from safewright.compose.effects import Arm, Finding, contrasts, findings
 from safewright.compose.folders import load_card
 from safewright.compose.matrix import Failure, Matrix, Treated
 from safewright.report import matrix_console, render_matrix, render_page
@@ -75,13 +76,35 @@ def test_rows_are_arms_and_marks_are_paired_tests(tmp_path: Path) -> None:
 def test_sentences_say_what_breaks_and_what_comes_back(tmp_path: Path) -> None:
     said = [line for _, line in sentences(made(tmp_path).findings)]
     assert said[0].startswith(
-        "Under forget, Harmful rate goes back: what mend had gained is undone (95.0% → 0.0% → 60.0%;"
+        "Under forget, Harmful rate goes back: about 63% of what mend had gained is undone (95.0% → 0.0% → 60.0%;"
     )
     assert any(line.startswith("forget breaks Kept (90.0% → 30.0%;") for line in said)
     assert any(line.startswith("mend makes good what forget had broken: Kept (90.0%") for line in said)
     assert any("The order matters for Kept: mend, then forget ends elsewhere" in line for line in said)
     (unseen,) = [line for line in said if line.startswith("mend: no change is shown in")]
     assert "Made up (less than about" in unseen
+
+
+def test_a_sentence_claims_no_more_than_was_shown(tmp_path: Path) -> None:
+    """A gain undone whole; two steps of which one breaks the score alone, but not after the other; sizes that
+    would have been missed, for the scores they are known of."""
+
+    def said(findings: Sequence[Finding]) -> list[str]:
+        return [line for _, line in sentences(findings)]
+
+    whole = Finding("comes back", "a+b", "m", "s", "rate", ("none", "a", "a+b"), (0.2, 0.8, 0.2), 0.01, 60)
+    assert said([whole])[0].startswith("Under b, M goes back: what a had gained is undone")
+    mended = replace(whole, kind="makes good", values=(0.8, 0.2, 0.5))
+    assert said([mended])[0].startswith("b makes good about 50% of what a had broken: M (80.0%")
+    both = replace(whole, kind="together", arm="a+b+c", path=("none", "a+b+c"), values=(0.8, 0.2))
+    assert said([both]) == [
+        "a, then b, then c together break M: untreated against the end (80.0% → 20.0%; p 0.010, 60 pairs). No "
+        "single step is shown to do it (a, b after a, c after a, then b)."
+    ]
+    sized = replace(whole, kind="unseen", arm="a", path=("none", "a"), values=(0.1, 0.1), missed=0.1)
+    assert said([sized]) == ["a: no change is shown in M (less than about 10 points would have been missed)."]
+    (both_,) = said([sized, replace(sized, score="t", missed=None)])
+    assert "M (s, t; less than about 10 points in s would have been missed)" in both_
 
 
 def test_the_page_holds_everything_and_nothing_foreign(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Literal
 from safewright.compose.compare import compare
 from safewright.errors import BadInput
 from safewright.stats import holm, minimum_detectable
+from safewright.stats.paired import DRAWS
 from safewright.types import Delta
 
 Contrasted = Literal["untreated", "before", "order"]
@@ -73,12 +74,13 @@ Kind = Literal[
 class Finding:
     """One thing the contrasts say about a score.
 
-    ``improves``, ``breaks``, ``changes``: the last treatment of ``arm`` moved the score for the better, the worse,
-    or where no direction is better. ``comes back``: it undid what a treatment before had gained; ``makes good``:
-    it gained what one had broken; ``holds``: what one had gained is still there, and not half of it can be gone;
-    ``open``: it may be, or not. ``together``: all treatments broke what no one of them is shown to. ``order``: the
-    score ends elsewhere in the other order. ``unseen``: nothing was shown. ``values`` are those along the arms of
-    ``path``; ``missed`` is the smallest change that would have been found, where nothing was.
+    ``improves``, ``breaks``, ``changes``: the last treatment of ``arm`` moved the score for the better, the
+    worse, or where no direction is better. ``comes back``: it undid some or all of what a treatment before
+    had gained; ``makes good``: it gained what one had broken, or a part of it; ``holds``: what one had gained
+    is still there, and not half of it can be gone; ``open``: it may be, or not. ``together``: all treatments
+    broke what no one of them is shown to. ``order``: the score ends elsewhere in the other order. ``unseen``:
+    nothing was shown. ``values`` are those along the arms of ``path``; ``missed`` is the smallest change that
+    would have been found, where nothing was.
     """
 
     kind: Kind
@@ -129,11 +131,31 @@ def contrasts(
     """
     drawn = [_contrast(kind, a, b, folders, level, seed) for kind, a, b in pairs_of(arms)]
     found = [contrast for contrast in drawn if contrast is not None]
-    adjusted = iter(holm([delta.p for contrast in found for delta in contrast.deltas]))
+    ps = [delta.p for contrast in found for delta in contrast.deltas]
+    adjusted = iter(holm(ps))
+    told = _too_many(len(ps))
     return tuple(
-        replace(contrast, deltas=tuple(replace(d, p_holm=next(adjusted)) for d in contrast.deltas))
+        replace(
+            contrast,
+            deltas=tuple(replace(d, p_holm=next(adjusted)) for d in contrast.deltas),
+            warnings=(*contrast.warnings, *(told if any(map(_is_sampled, contrast.deltas)) else ())),
+        )
         for contrast in found
     )
+
+
+def _too_many(family: int) -> tuple[str, ...]:
+    """What to know where so many differences are tested that sampled tests can show none."""
+    if family / (DRAWS + 1) < ALPHA:
+        return ()
+    return (
+        f"{family} differences are adjusted together, and a sampled test has no p below 1 in {DRAWS + 1:,}: "
+        "no difference of a score that is not yes or no can be shown. Take fewer arms, measures or attacks.",
+    )
+
+
+def _is_sampled(delta: Delta) -> bool:
+    return "monte_carlo" in delta.method
 
 
 def _contrast(
@@ -257,8 +279,15 @@ def _said(arm: Arm, delta: Delta, contrast: Contrast, earlier: Sequence[Delta], 
 
 
 def _still(delta: Delta, gain: Delta) -> bool:
-    """Whether more than half of a gain is still there at the worse end of the interval of what came after."""
-    worse = delta.interval.low if gain.difference > 0 else -delta.interval.high
+    """Whether more than half of a gain is still there at the worse end of the interval of what came after.
+
+    A bootstrap of equal differences has no width, however few they are. There the share of pairs that may have
+    lost the whole gain is bounded instead: of ``n`` pairs none did, so at most ``1 - (error/2)^(1/n)`` of them.
+    """
+    bounds = delta.interval
+    if bounds.low == bounds.high and ((1 - bounds.level) / 2) ** (1 / delta.n) <= 0.5:
+        return False
+    worse = bounds.low if gain.difference > 0 else -bounds.high
     return abs(gain.difference) + worse > abs(gain.difference) / 2
 
 

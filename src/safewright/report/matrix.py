@@ -153,19 +153,21 @@ def _sentence(found: Finding, alone: Collection[str]) -> str:
     along = " → ".join(text.quantity(value, found.unit) for value in found.values)
     sure = f"{along}; p {text.p_value(found.p_holm)}, {found.n} pairs"
     first = arm_title(JOINED.join(before))
-    after = f"{last} after {first}" if before else last
+    after = _step(found.arm.split(JOINED))
     if found.kind == "comes back":
-        return f"Under {last}, {what} goes back: what {first} had gained is undone ({sure})."
+        return f"Under {last}, {what} goes back: {_share(found)} {first} had gained is undone ({sure})."
     if found.kind == "breaks":
         return f"{after} breaks {what} ({sure})."
     if found.kind == "together":
+        steps = [_step(found.arm.split(JOINED)[: n + 1]) for n in range(len(before) + 1)]
         return (
-            f"{arm_title(found.arm)} together break {what}, which neither step alone is shown to do ({sure})."
+            f"{arm_title(found.arm)} together break {what}: untreated against the end ({sure}). No single step "
+            f"is shown to do it ({', '.join(steps)})."
         )
     if found.kind == "improves":
         return f"{after} improves {what} ({sure})."
     if found.kind == "makes good":
-        return f"{last} makes good what {first} had broken: {what} ({sure})."
+        return f"{last} makes good {_share(found)} {first} had broken: {what} ({sure})."
     if found.kind == "holds":
         return f"What {first} had gained in {what} holds under {last} ({sure}{_missed(found)})."
     if found.kind == "open":
@@ -178,6 +180,19 @@ def _sentence(found: Finding, alone: Collection[str]) -> str:
     return f"{after} changes {what} ({sure})."
 
 
+def _step(steps: Sequence[str]) -> str:
+    """The last treatment of an arm, and those it comes after."""
+    *before, last = steps
+    return f"{last} after {arm_title(JOINED.join(before))}" if before else last
+
+
+def _share(found: Finding) -> str:
+    """How much of the way to the middle value of three was gone back."""
+    start, middle, end = found.values
+    share = (middle - end) / (middle - start) if middle != start else 1.0
+    return "what" if share >= 1 else f"about {max(1, min(99, round(100 * share)))}% of what"
+
+
 def _missed(found: Finding) -> str:
     if found.missed is None:
         return ""
@@ -185,20 +200,22 @@ def _missed(found: Finding) -> str:
 
 
 def _unseen(arm: str, those: Sequence[Finding], alone: Collection[str]) -> str:
-    *before, last = arm.split(JOINED)
-    first = arm_title(JOINED.join(before))
     by_measure: dict[str, list[Finding]] = {}
     for found in those:
         by_measure.setdefault(found.measure, []).append(found)
     parts = []
     for measure, own in by_measure.items():
         names = ", ".join(score_name(found.score) for found in own)
-        sizes = [found.missed for found in own if found.missed is not None]
+        sized = [found for found in own if found.missed is not None]
         notes = [names] if measure not in alone else []
-        notes += [f"less than about {100 * max(sizes):.0f} points would have been missed"] if sizes else []
+        if sized:
+            size = max(found.missed or 0.0 for found in sized)
+            some = ", ".join(score_name(found.score) for found in sized)
+            which = f" in {some}" if len(sized) < len(own) else ""
+            notes.append(f"less than about {100 * size:.0f} points{which} would have been missed")
         said = "; ".join(notes)
         parts.append(f"{text.title_of(measure)} ({said})" if said else text.title_of(measure))
-    return f"{f'{last} after {first}' if before else last}: no change is shown in {', '.join(parts)}."
+    return f"{_step(arm.split(JOINED))}: no change is shown in {', '.join(parts)}."
 
 
 def _contrast(found: Contrast) -> Shown:
@@ -294,7 +311,7 @@ def render_matrix(
             created=text.one_line(created),
             version=version(),
             models=models,
-            notes=list(_notes(found)),
+            notes=[*_notes(found), *_warnings(found)],
             heads=[(text.title_of(measure), count) for measure, count in heads.items()],
             columns=columns,
             rows=[(arm_title(arm), [cells.get((arm, c.measure, c.name)) for c in columns]) for arm in arms],

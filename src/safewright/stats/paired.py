@@ -15,6 +15,9 @@ from safewright.types import Test
 EXACT_PATTERNS = 2**14
 """Up to this many sign patterns a permutation test is enumerated, above it sampled."""
 
+DRAWS = 10_000
+"""Sampled patterns; no p is below ``1 / (1 + DRAWS)`` then."""
+
 
 def mcnemar_exact(b: int, c: int, *, pairs: int | None = None, name: str = "mcnemar") -> Test:
     """The exact two-sided test that as many records changed one way as the other.
@@ -94,7 +97,7 @@ def paired_permutation(
     clusters: Sequence[Hashable] | None = None,
     seed: int = 0,
     *,
-    draws: int = 10_000,
+    draws: int = DRAWS,
     name: str = "sign_flip",
 ) -> Test:
     """The two-sided test that differences are symmetric about zero, flipping signs of whole clusters.
