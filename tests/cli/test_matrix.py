@@ -141,6 +141,10 @@ def test_a_failed_arm_gives_its_own_code(
         (["--model-role", "judge=x"], "'judge', which no method here has"),
         (["--treatments", "a=made_up,a=uniform_scale"], "names 'a' twice"),
         (["--treatments", "made_up,,uniform_scale"], "--treatments is"),
+        (["--treatments", "=made_up"], "'' cannot be the label"),
+        (["--treatments", "utility=made_up"], "'utility' cannot be the label"),
+        (["--judge", "harmful_rate="], "harmful_rate= names no judge"),
+        (["--data", "x"], "not METHOD.NAME=VALUE.*--data uniform_scale|--data made_up.forget=VALUE"),
         (["--max-unscored", "2"], "--max-unscored is 2"),
     ],
 )  # fmt: skip
@@ -161,6 +165,10 @@ def test_tables_of_a_file_are_options_of_methods(home: Path, tmp_path: Path, cap
     file.write_text("[utilty]\nmax_new_tokens = 3\n")
     assert run(command(home, tmp_path / "out", "--dry-run", "--config", str(file))) == 2
     assert "Did you mean 'utility'?" in capsys.readouterr().err
+    for text in ("utility = 3\n", "[[utility]]\nmetric = 'exact'\n"):
+        file.write_text(text)
+        assert run(command(home, tmp_path / "out", "--dry-run", "--config", str(file))) == 2
+        assert "Write it once: [utility]" in capsys.readouterr().err
 
 
 def test_the_town_prints_a_command_that_fits(

@@ -34,13 +34,18 @@ def assign(
     for value in values:
         name, equals, rest = value.partition("=")
         if not equals or not name.strip():
-            raise BadInput(f"{option} {value!r} is not METHOD.NAME=VALUE.")
+            raise BadInput(f"{option} {value!r} is not METHOD.NAME=VALUE.", fix=_example(option, places))
         for method, key in _places(name.strip(), option, places, shared):
             own = found.setdefault(method, {})
             if key in own:
-                raise BadInput(f"{option} gives {method}.{key} twice.")
+                raise BadInput(f"{option} gives {method}.{key} twice.", fix="Keep one of them.")
             own[key] = rest
     return found
+
+
+def _example(option: str, places: Mapping[str, Sequence[str]]) -> str:
+    first = next((f"{method}.{key}" for method, keys in places.items() for key in keys), "")
+    return f"Write, for example: {option} {first}=VALUE" if first else f"Leave out {option}."
 
 
 def _places(

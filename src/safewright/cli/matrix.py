@@ -83,22 +83,23 @@ def matrix(
 ) -> None:
     """Treat a model every way, measure it after each, and say what breaks what and what comes back."""
     from safewright.compose.matrix import plan_matrix, run_matrix
+    from safewright.compose.matrix_plan import checked_labels
     from safewright.report import matrix_console
 
     options.share(max_unscored, "--max-unscored")
+    labels, taken = _labels(treatments), _names(measures, "--measures")
+    checked_labels(labels, taken)  # before anything is said of what is given to them
     plan = plan_matrix(
         model,
-        _labels(treatments),
-        _names(measures, "--measures"),
+        labels,
+        taken,
         orders=_orders(orders),
         limit=limit,
         seed=seed,
         device=device,
         batch_size=batch_size,
         threads=threads,
-        **_given(
-            _labels(treatments), _names(measures, "--measures"), model_, data, judge, model_role, set_, config
-        ),
+        **_given(labels, taken, model_, data, judge, model_role, set_, config),
     )
     costs = plan.estimates(workers)
     _tell_costs(costs)
@@ -295,7 +296,11 @@ def _judges(specs: Sequence[str], taken: Mapping[str, Any]) -> dict[str, str]:
                 f"--judge {spec}: no measure {name!r} here has a judge.", fix=nearest(name, judged)
             )
         if name in chosen:
-            raise BadInput(f"--judge names a judge of {name} twice.")
+            raise BadInput(f"--judge names a judge of {name} twice.", fix="Keep one of them.")
+        if not rest:
+            raise BadInput(
+                f"--judge {spec} names no judge.", fix=f"Leave it out for {name}'s own, or name one."
+            )
         chosen[name] = rest
     for spec in alone:
         if _judge_name(spec) not in JUDGES:
@@ -324,14 +329,22 @@ def _options(
         try:
             tables = tomllib.loads(config.read_text("utf-8"))
         except OSError as error:
-            raise BadInput(f"--config {config} cannot be read: {error.strerror}.") from error
+            raise BadInput(
+                f"--config {config} cannot be read: {error.strerror}.", fix="Name a TOML file."
+            ) from error
         except (ValueError, RecursionError) as error:
-            raise BadInput(f"--config {config} is not TOML: {error}.") from error
+            raise BadInput(
+                f"--config {config} is not TOML: {error}.", fix="Write a table for each method: [utility]"
+            ) from error
         for name, table in tables.items():
-            if name not in places or not isinstance(table, Mapping):
+            if name not in places:
                 raise BadInput(
-                    f"--config {config} holds {name!r}, which is no table of a method here.",
+                    f"--config {config} holds {name!r}, and no method here is called so.",
                     fix=nearest(name, places),
+                )
+            if not isinstance(table, Mapping):
+                raise BadInput(
+                    f"--config {config}: {name} is not one table of options.", fix=f"Write it once: [{name}]"
                 )
             found[name] = dict(table)
     for name, values in assign(sets, "--set", places).items():

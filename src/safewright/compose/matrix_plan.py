@@ -176,7 +176,7 @@ def plan_matrix(
     check_seed(seed)
     if orders not in ("pairs", "all", "none"):
         raise BadInput(f"orders is {orders!r}.", fix=nearest(str(orders), ("pairs", "all", "none")))
-    labels = _labels(treatments, measures)
+    labels = checked_labels(treatments, measures)
     names = list(measures)
     if not names:
         raise BadInput("No measure was named.", fix="Name some: --measures harmful_rate,utility")
@@ -221,8 +221,12 @@ def plan_matrix(
     )
 
 
-def _labels(treatments: Sequence[str] | Mapping[str, str], measures: Sequence[str]) -> dict[str, str]:
-    """Treatments by label, checked."""
+def checked_labels(treatments: Sequence[str] | Mapping[str, str], measures: Sequence[str]) -> dict[str, str]:
+    """Treatments by label.
+
+    Raises:
+        BadInput: An unknown treatment or measure, one named twice, a label that cannot be one, or none at all.
+    """
     if isinstance(treatments, str) or isinstance(measures, str):
         raise BadInput("Treatments and measures are lists of names.", fix="Give lists.")
     given = treatments.items() if isinstance(treatments, Mapping) else [(name, name) for name in treatments]
@@ -252,7 +256,7 @@ def _labels(treatments: Sequence[str] | Mapping[str, str], measures: Sequence[st
     for name in measures:
         catalog.find(name, "measure")
         if list(measures).count(name) > 1:
-            raise BadInput(f"The measure {name!r} is named twice.")
+            raise BadInput(f"The measure {name!r} is named twice.", fix="Leave out one of them.")
     return labels
 
 
