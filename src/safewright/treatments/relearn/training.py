@@ -15,7 +15,7 @@ from safewright.models.blocks import decoder_blocks
 from safewright.training import processes
 from safewright.training.encoding import Example, collate, pad_token
 from safewright.training.fitting import FitOptions, History, fell, fit, save_trained, with_lora
-from safewright.training.forward import bare, logits_at, real
+from safewright.training.forward import bare, logits_at
 from safewright.training.pairing import collate_pairs
 from safewright.treatments.job import Job, Made
 from safewright.treatments.relearn.config import Resolved
@@ -31,7 +31,8 @@ CHECKPOINTS = "training"
 """Where checkpoints are kept inside the run."""
 
 PROBES = 4
-"""Forget rows on which the base is compared before and after."""
+"""Forget rows on which the base is compared before and after, at the first tokens of their answers (as many
+tokens as there are rows)."""
 
 
 def train(job: Job) -> Made:
@@ -266,9 +267,11 @@ class _Probe:
         self.before = self.logits(model)
 
     def logits(self, model: Any) -> Tensor:
-        """Logits of all real tokens."""
+        """Logits at the first tokens of the answers."""
+        where = supervised(self.part["labels"])
+        where &= where.cumsum(1) <= PROBES
         with frozen(model):
-            return logits_at(model, self.part, real(self.part).bool())
+            return logits_at(model, self.part, where)
 
 
 def _checks(settings: Resolved, history: History, probe: _Probe, model: Any) -> tuple[Check, ...]:
