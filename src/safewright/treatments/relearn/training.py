@@ -16,6 +16,7 @@ from safewright.training import processes
 from safewright.training.encoding import Example, collate, pad_token
 from safewright.training.fitting import FitOptions, History, fell, fit, save_trained, with_lora
 from safewright.training.forward import bare, logits_at
+from safewright.training.losses import supervised
 from safewright.training.pairing import collate_pairs
 from safewright.treatments.job import Job, Made
 from safewright.treatments.relearn.config import Resolved
