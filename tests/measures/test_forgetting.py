@@ -12,6 +12,7 @@ import pytest
 
 from safewright.errors import BadInput
 from safewright.judges import resolve
+from safewright.judges.coverage import CoverageJudge
 from safewright.measures import measure_model, plan_measure
 from safewright.measures.forgetting.analysis import worst
 from safewright.measures.forgetting.asking import opening_of, shown_again, subjects
@@ -209,11 +210,22 @@ def test_a_role_play_wraps_the_question(tmp_path: Path) -> None:
     assert plan_measure("forgetting", model, data=data(), config=config).identity != before
 
 
-@pytest.mark.parametrize("text", ["no placeholder", "{{ question }} {{ other }}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no placeholder",
+        "{{ question }} {{ other }}",
+        "{{ question }",
+        "{{ question | nothing }}",
+        "{{ question.a.b }}",
+        "{{ question + 1 }}",
+        "{% for question %}",
+    ],
+)
 def test_a_wrapper_without_its_question_is_refused(text: str, tmp_path: Path) -> None:
     own = tmp_path / "own.txt"
     own.write_text(text)
-    with pytest.raises(BadInput, match="question"):
+    with pytest.raises(BadInput, match=r"question|Jinja"):
         run(leaks(set()), tmp_path / "a", config={"attacks": "roleplay", "roleplay_prompt": str(own)})
 
 
@@ -256,6 +268,8 @@ def test_the_release_has_its_own_thresholds_decoding_and_names(tmp_path: Path) -
 def test_a_judge_under_other_thresholds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="coverage\\?rule=release"):
         run(leaks(set()), tmp_path / "a", judge="coverage", config={"preset": "release"})
+    with pytest.raises(BadInput, match=r"coverage:MODEL\?rule=release"):
+        ForgettingConfig(preset="release").check_judge(CoverageJudge(Listing()))
     with pytest.raises(BadInput, match="forgotten"):
         run(leaks(set()), tmp_path / "a", judge="keyword")
     run(leaks(set()), tmp_path / "b", judge=resolve("coverage?rule=release"), config={"preset": "release"})
@@ -346,7 +360,6 @@ class Listing:
 
 def test_what_stands_in_the_opening_was_not_said_by_the_model(tmp_path: Path) -> None:
     """Without known entities a judge's model lists those of the opening too: they are no leak."""
-    from safewright.judges.coverage import CoverageJudge
 
     def opened(i: int) -> Row:
         first, second = secret(i).split()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +27,13 @@ class Prompt:
     digest: str
 
     def variables(self) -> frozenset[str]:
-        """The placeholders of the prompt."""
-        return _compiled(self.text)[0]
+        """The placeholders of the prompt.
+
+        Raises:
+            BadInput: It is no Jinja template.
+        """
+        with _told(self.name):
+            return _compiled(self.text)[0]
 
     def render(self, **values: Any) -> str:
         """The prompt with its placeholders filled in.
@@ -34,9 +41,10 @@ class Prompt:
         Values are data: Jinja markup inside them is not evaluated.
 
         Raises:
-            BadInput: A placeholder has no value, or a value has no placeholder.
+            BadInput: A placeholder has no value, or a value has no placeholder; or it is no Jinja template.
         """
-        known, template = _compiled(self.text)
+        with _told(self.name):
+            known, template = _compiled(self.text)
         missing, unknown = sorted(known - set(values)), sorted(set(values) - known)
         if missing:
             raise BadInput(f"The prompt {self.name} needs a value for {', '.join(missing)}.")
@@ -44,8 +52,21 @@ class Prompt:
             raise BadInput(
                 f"The prompt {self.name} has no placeholder {unknown[0]!r}.", fix=nearest(unknown[0], known)
             )
-        text: str = template.render(**values)
+        with _told(self.name):
+            text: str = template.render(**values)
         return text
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Jinja's own errors as errors of the prompt: it may be a file of the user's."""
+    try:
+        yield
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise BadInput(
+            f"The prompt {name} is no usable Jinja template: {error}.",
+            fix="Write its placeholders as {{ name }}, and nothing else in double braces.",
+        ) from error
 
 
 @functools.cache

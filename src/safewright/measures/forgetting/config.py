@@ -145,10 +145,11 @@ class ForgettingConfig(AskOptions):
             )
         rule = getattr(judge, "rule", self.preset)
         if rule != self.preset:
+            model = "" if getattr(judge, "model", None) is None else ":MODEL"
             raise BadInput(
                 f"The preset is {self.preset}, but the judge {judge.name} goes by the rule {rule}.",
                 why="A rate would bear the name of thresholds it was not taken under.",
-                fix=f"Write --judge {judge.name}?rule={self.preset}, or --set preset={rule}.",
+                fix=f"Write --judge {judge.name}{model}?rule={self.preset}, or --set preset={rule}.",
             )
         if self.judge_audit is not None:
             from safewright.judges.audit import check_audit  # brings numpy
