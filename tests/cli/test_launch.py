@@ -294,3 +294,68 @@ def test_messages_arrive_in_order_and_end_with_the_main_process(tmp_path: Path) 
     assert (other.hear(), other.hear()) == ([4, 2], {"path": "x"})
     with pytest.raises(SystemExit):
         other.hear()
+
+
+def test_ctrl_c_before_the_command_can_answer_is_no_crash(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    program = (
+        "import sys\n"
+        "from safewright.cli import launched\n"
+        "def stop(): raise KeyboardInterrupt\n"
+        "sys.modules['safewright.cli.main'].main = stop\n"
+        "launched.main()"
+    )
+    monkeypatch.setattr(launch, "command", lambda *given: [sys.executable, "-c", program])
+    assert launch.relaunch(Launch("cpu", 2), []) == 4
+    told = capfd.readouterr().err
+    assert told.startswith("error: Stopped before the end.")
+    assert "Traceback" not in told
+
+
+KILLED = """
+import sys
+from safewright.cli import launch
+worker = '''
+import os, sys, time
+from safewright.cli import launched
+def busy(folder, *more):
+    (folder / ("busy-" + os.environ["RANK"])).touch()
+    time.sleep(60)
+launched._lead = launched._follow = busy
+launched.main()
+'''
+starter = '''
+import os, subprocess, sys
+workers = [
+    subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=0, start_new_session=True,
+                     env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"})
+    for rank in range(2)
+]
+for worker in workers:
+    worker.wait()
+'''
+launch.command = lambda *given: [sys.executable, "-c", starter, worker]
+launch.relaunch(launch.Launch("cpu", 2), [])
+"""
+"""A launcher whose processes are light; they watch as those of a training do."""
+
+
+def test_a_killed_launcher_leaves_nothing_behind(tmp_path: Path) -> None:
+    """kill -9, which it can hand on to nobody: its processes find out themselves, and its folder goes with them."""
+    killed = subprocess.Popen([sys.executable, "-c", KILLED], env={**os.environ, "TMPDIR": str(tmp_path)})
+    end = time.monotonic() + 60
+    while len(list(tmp_path.glob("safewright-launch-*/busy-*"))) < 2 and time.monotonic() < end:
+        assert killed.poll() is None
+        time.sleep(0.05)
+    own = psutil.Process(killed.pid).children(recursive=True)
+    assert len(own) == 3  # the starter, the main process, and the one that follows
+    time.sleep(0.6)
+    assert all(process.is_running() for process in own)  # they do not end while it is there
+    killed.kill()
+    killed.wait()
+    left = psutil.wait_procs(own, timeout=20)[1]
+    for process in left:
+        process.kill()
+    assert not left
+    assert not list(tmp_path.glob("safewright-launch-*"))

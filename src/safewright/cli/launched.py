@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sys
 import threading
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 
 def main() -> None:
     """Run the command given by the arguments."""
-    from safewright.runs import write_text
     from safewright.training import processes
 
     folder = processes.folder()
@@ -25,7 +25,6 @@ def main() -> None:
         sys.exit(2)
     os.dup2(0, 2)  # see `relaunch`
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    write_text(folder / f"pid-{processes.rank()}", str(os.getpid()))
     threading.Thread(target=_watch, args=(folder,), daemon=True).start()
     if processes.is_main():
         _lead(folder)
@@ -41,16 +40,21 @@ def _lead(folder: Path) -> None:
     os.dup2(_noise(folder, 0), 1)
     # What guards standard output drops this object and goes on with its descriptor.
     sys.stdout = os.fdopen(kept, "w", encoding=sys.stdout.encoding, closefd=False)
-    from safewright.cli.main import main as command
     from safewright.errors import SafewrightError
-    from safewright.runs import write_json
+    from safewright.runs import write_json, write_text
     from safewright.training.processes import ENDED
 
     code = 70
     try:
+        write_text(folder / "pid-0", str(os.getpid()))  # Ctrl-C is handed on from here
+        from safewright.cli.main import main as command
+
         command()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(bool(error.code)) * 70
+    except KeyboardInterrupt:  # before the command could answer for itself
+        code = 4
+        print("error: Stopped before the end.\n  Give the same command again.", file=sys.stderr)
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -80,7 +84,7 @@ def _noise(folder: Path, rank: int) -> int:
 
 
 def _watch(folder: Path) -> None:
-    """End this process, as a kill would, once its launcher is gone."""
+    """End this process, as a kill would, once its launcher is gone; the folder goes, too."""
     from safewright.cli.launch import LOCK
 
     while True:
@@ -92,6 +96,7 @@ def _watch(folder: Path) -> None:
             continue
         except OSError:
             pass  # the folder is gone, and so is the launcher
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
 
