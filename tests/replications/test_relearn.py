@@ -12,6 +12,8 @@ import pytest
 from safewright.cli.main import run
 from safewright.errors import BadInput, NumericalFailure
 from safewright.lab import Sizes, build_people, evaluate_people, people_world, write_people
+from safewright.lab.forgetting import TOKENS
+from safewright.measures import measure_model
 from safewright.replications import find, value_of
 from safewright.replications import relearn as module
 from safewright.replications.relearn import arms as arms_
@@ -55,6 +57,19 @@ def test_13_the_shortened_replication(tmp_path: Path) -> None:
     )
     assert before["kfr"] <= 0.05
     relearn, ga = made("relearn"), made("ga_gdr")
+    card = measure_model(
+        "forgetting",
+        tmp_path / "relearn",
+        data={"forget": files["forget_eval"], "retain": files["retain_eval"]},
+        judge="coverage",
+        config={"attacks": "prefix", "max_new_tokens": TOKENS},
+        run=tmp_path / "card",
+    )
+    measured = {reading.name: reading.value for reading in card.readings}
+    names = {"kfr": "kfr", "krr": "krr", "kfr[prefix]": "kfr_prefix", "bi_forget": "bi_f"}
+    assert {name: measured[name] for name in names} == pytest.approx(
+        {name: relearn[own] for name, own in names.items()}
+    ), "the measure and the world's own figures differ"
     assert relearn["kfr"] >= 0.6
     assert relearn["krr"] >= 0.95
     assert relearn["kfr_prefix"] <= 0.2
