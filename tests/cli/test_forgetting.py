@@ -32,6 +32,13 @@ def test_a_model_is_measured_on_both_sets(
     said = capsys.readouterr()
     assert "fluency: reads 6 answers" in said.err
     assert "forgetting (int4): 6 calls" in said.err
+    assert "steps" not in said.err
+    trained = ["--set", "attacks=relearn", "--set", "relearn_rows=2", "--dry-run"]
+    assert run(["measure", "forgetting", str(tiny_folder), *given, *trained]) == 0
+    assert (
+        "relearn: 30 steps of training on 2 or more rows, which the time leaves out"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
     assert run(command) == 0
     said = capsys.readouterr()

@@ -81,6 +81,8 @@ def measure(
     )
     estimates = plan.estimates()
     running.tell_estimates(estimates)
+    for role, work in plan.besides().items():
+        console.say(f"{role}: {work}, which the time leaves out")
     judge_calls = plan.judge_calls()
     if judge_calls is not None and plan.judge is not None:
         console.say(f"judge {plan.judge.name}: at least {judge_calls} calls")

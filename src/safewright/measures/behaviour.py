@@ -45,6 +45,7 @@ class Derived:
         begun: Its conversations end in the opening of an answer (`safewright.models.chat.start`).
         goes_on: A model behind a wire is sent the opening as a turn of its own, too; otherwise at the end of
             the question.
+        besides: What making it takes that no estimate holds, in words.
     """
 
     of: str = "target"
@@ -52,6 +53,7 @@ class Derived:
     make: Callable[[Loaded, Run, Sequence[Row], Progress], Loaded] | None = None
     begun: bool = False
     goes_on: bool = False
+    besides: str = ""
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,11 @@ class MeasurePlan:
             found[name] = cost
         return found
 
+    def besides(self) -> dict[str, str]:
+        """What is done that the estimates leave out, by role."""
+        derived = self.behaviour.derived if self.entry.behaviour else {}
+        return {role: how.besides for role, how in derived.items() if how.besides}
+
     def reading_calls(self) -> dict[str, int]:
         """How often further models will be asked about the answers, by role; not those that judge."""
         reading = self.behaviour.reading if self.entry.behaviour else None

@@ -97,7 +97,9 @@ def derived(config: ForgettingConfig) -> dict[str, Derived]:
                 decoding={"temperature": config.draw_temperature, "top_p": 1.0, "top_k": 0}
             )
         elif attack in WEIGHTS:
-            found[attack] = Derived(make=_maker(attack, config))
+            steps = f"{config.relearn_steps} steps of training on {config.relearn_rows} or more rows"
+            besides = steps if attack == "relearn" else ""
+            found[attack] = Derived(make=_maker(attack, config), besides=besides)
     return found
 
 
