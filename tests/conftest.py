@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from pathlib import Path
 
 import pytest
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _what_is_imported_stays() -> None:
+    """Closing a model collects garbage; going through all that torch and transformers made took half a second each."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@ killed while a matrix runs."""
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -98,6 +99,7 @@ def given(home: Path, **more: Any) -> dict[str, Any]:
 def _work(asked: Mapping[str, Any], out: Path, kill_at: int | None, told: Any) -> None:
     from safewright.compose.matrix import matrix
 
+    gc.freeze()  # what was imported before the fork
     passed = 0
 
     def tick(*_: Any) -> None:

@@ -1,8 +1,4 @@
-"""A simple objective, a simple rule and small data for tests of the loop; as a program, trainings.
-
-As a program: ``python -m tests.training.simple JOBS.json`` does the trainings of the file, and the main process
-writes their histories, world size and digests of the weights beside it.
-"""
+"""A simple objective, a simple rule and small data for tests of the loop; trainings in processes of their own."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -183,51 +178,54 @@ def told_of(job: dict[str, Any], file: Path) -> dict[str, Any]:
     }
 
 
-def main(file: str) -> None:
-    """Do the trainings of a file, one after another, and write what they were like beside it."""
-    plan = Path(file)
-    jobs = json.loads(plan.read_text())
-    told = {name: told_of(job, plan.with_suffix(f".{name}.pt")) for name, job in jobs.items()}
-    if int(os.environ.get("RANK", "0")) == 0:
-        plan.with_suffix(".part").write_text(json.dumps(told))
-        plan.with_suffix(".part").rename(plan.with_suffix(".out"))
+def _together(jobs: dict[str, dict[str, Any]], file: Path, rank: int, port: int) -> None:
+    os.environ.update(
+        OMP_NUM_THREADS="1",
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    told = {name: told_of(job, file.with_suffix(f".{name}.pt")) for name, job in jobs.items()}
+    if rank == 0:
+        file.with_suffix(".part").write_text(json.dumps(told))
+        file.with_suffix(".part").rename(file)
 
 
 def two_processes(jobs: dict[str, dict[str, Any]], file: Path) -> dict[str, Any] | None:
-    """What trainings on two processes wrote, by name; None where they were killed. Ends only what it started.
+    """What trainings on two processes were like, by name; None where they were killed. Ends only what it started.
 
-    About one in six runs over gloo does not end by itself: the written result counts, not the exit.
+    They are forked from one that has imported all: ``--launch`` has tests of its own. About one in six runs over
+    gloo does not end by itself: the written result counts, not the exit.
     """
-    import psutil
-
-    out, log = file.with_suffix(".out"), file.with_suffix(".log")
-    file.write_text(json.dumps(jobs))
-    launched = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    with log.open("w") as said:
-        process = subprocess.Popen(
-            [sys.executable, *launched, "-m", "tests.training.simple", str(file)],
-            stdout=said,
-            stderr=said,
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        try:
-            end = time.monotonic() + 100
-            while process.poll() is None and not out.exists() and time.monotonic() < end:
-                time.sleep(0.05)
-        finally:
-            if process.poll() is None:
-                own = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-                _, left = psutil.wait_procs(own, timeout=3 if out.exists() else 0)
-                for each in left:
-                    each.kill()
-            process.wait()
-    if not out.exists():
-        assert "SIGKILL" in log.read_text(), log.read_text()[-4000:]
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    started = [_context().Process(target=_together, args=(jobs, file, rank, port)) for rank in range(2)]
+    for process in started:
+        process.start()
+    end = time.monotonic() + 100
+    while not file.exists() and all(each.exitcode is None for each in started) and time.monotonic() < end:
+        time.sleep(0.02)
+    for process in started:
+        process.join(3 if file.exists() else 0.5)
+    codes = [process.exitcode for process in started]
+    for process in started:
+        process.kill()
+        process.join()
+    if not file.exists():
+        assert codes[0] == -signal.SIGKILL, codes
         return None
-    found: dict[str, Any] = json.loads(out.read_text())
-    assert all(each["world"] == 2 for each in found.values())
-    return found
+    read: dict[str, Any] = json.loads(file.read_text())
+    assert all(each["world"] == 2 for each in read.values())
+    return read
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "transformers.trainer", "peft"])
+    return context
 
 
 def _alone(job: dict[str, Any], file: Path, told: Any) -> None:
@@ -236,8 +234,7 @@ def _alone(job: dict[str, Any], file: Path, told: Any) -> None:
 
 def in_process(job: dict[str, Any], file: Path) -> dict[str, Any] | None:
     """What a training in a process of its own was like; None where it was killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "transformers.trainer", "peft"])
+    context = _context()
     told = context.SimpleQueue()
     process = context.Process(target=_alone, args=(job, file, told))
     process.start()
@@ -247,7 +244,3 @@ def in_process(job: dict[str, Any], file: Path) -> dict[str, Any] | None:
     assert process.exitcode == 0
     found: dict[str, Any] = told.get()
     return found
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
