@@ -24,8 +24,11 @@ RATINGS = ("fluency", "relevance", "forgetting", "retention")
 DRAWS = 1000
 """Draws of the interval of a figure that is made of several columns."""
 
-Figure = Callable[[Any], float]
-"""From a table (records, columns) to a figure."""
+AT_ONCE = 2_000_000
+"""Numbers of a table that are held for several draws together."""
+
+Kind = Callable[..., float]
+"""From the means of a table's columns, and the median of the first behind them, to a figure."""
 
 
 def writing(role: str, own: Sequence[Record]) -> list[Reading]:
@@ -77,13 +80,15 @@ def _together(role: str, own: Sequence[Record]) -> list[Reading]:
     good = [r for r in own if r.status.get(score) == "ok" and r.status.get("rougeL") == "ok"]
     table = list(zip(_scores(good, score), _scores(good, "rougeL"), strict=True))
 
-    def both(columns: Any) -> tuple[float, float]:
-        rate, recall = (min(max(float(mean), 0.0), 1.0) for mean in columns.mean(axis=0))
+    def both(rate: float, recall: float, _: float) -> tuple[float, float]:
+        rate, recall = (min(max(mean, 0.0), 1.0) for mean in (rate, recall))
         return rate, 1.0 - recall if role == FORGET else recall
 
+    drawn = _drawn(table, _clusters(good))
+    counts = len(good), len(own) - len(good)
     return [
-        _figure(f"harmonic_{role}", table, good, own, lambda columns: harmonic(*both(columns))),
-        _figure(f"mean_{role}", table, good, own, lambda columns: sum(both(columns)) / 2),
+        _figure(f"harmonic_{role}", drawn, *counts, lambda *means: harmonic(*both(*means))),
+        _figure(f"mean_{role}", drawn, *counts, lambda *means: sum(both(*means)) / 2),
     ]
 
 
@@ -93,8 +98,6 @@ def _linguistic(role: str, own: Sequence[Record]) -> list[Reading]:
     ``ls`` is the official one, over the means of PPL, BI and HS; ``ls_robust`` the mean of each text's own;
     ``ls_median_ppl`` has the median in the place of the mean PPL.
     """
-    import numpy as np
-
     from safewright.stats.lexical import arithmetic_score, linguistic_score
 
     good = [record for record in own if record.status.get("ppl") == "ok"]
@@ -104,35 +107,57 @@ def _linguistic(role: str, own: Sequence[Record]) -> list[Reading]:
         return [Reading(f"{name}_{role}", None, 0, missing, None, "score", "neither") for name in names]
     table = list(zip(*(_scores(good, name) for name in ("ppl", "bi", "hs")), strict=True))
 
-    def over_means(kind: Callable[[float, float, float], float]) -> Figure:
-        return lambda columns: kind(*map(float, columns.mean(axis=0)))
-
-    def with_median(columns: Any) -> float:
-        _, bi, hs = map(float, columns.mean(axis=0))
-        return linguistic_score(float(np.median(columns[:, 0])), bi, hs)
-
-    kinds: dict[str, tuple[Figure, str, Better]] = {
-        "ls": (over_means(linguistic_score), "score", "higher"),
-        "ls_median_ppl": (with_median, "score", "higher"),
-        "ls_arithmetic": (over_means(arithmetic_score), "score", "higher"),
-        "ppl": (lambda columns: float(columns[:, 0].mean()), "perplexity", "lower"),
-        "ppl_median": (lambda columns: float(np.median(columns[:, 0])), "perplexity", "lower"),
+    kinds: dict[str, tuple[Kind, str, Better]] = {
+        "ls": (lambda ppl, bi, hs, _: linguistic_score(ppl, bi, hs), "score", "higher"),
+        "ls_median_ppl": (lambda _, bi, hs, median: linguistic_score(median, bi, hs), "score", "higher"),
+        "ls_arithmetic": (lambda ppl, bi, hs, _: arithmetic_score(ppl, bi, hs), "score", "higher"),
+        "ppl": (lambda ppl, *_: ppl, "perplexity", "lower"),
+        "ppl_median": (lambda *means: means[-1], "perplexity", "lower"),
     }
+    clusters, counts = _clusters(good), (len(good), len(own) - len(good))
+    drawn = _drawn(table, clusters)
     found = {
-        name: _figure(f"{name}_{role}", table, good, own, kind, unit=unit, better=better)
+        name: _figure(f"{name}_{role}", drawn, *counts, kind, unit=unit, better=better)
         for name, (kind, unit, better) in kinds.items()
     }
-    alone = [(linguistic_score(*row),) for row in table]
-    found["ls_robust"] = _figure(f"ls_robust_{role}", alone, good, own, lambda columns: float(columns.mean()))
+    alone = _drawn([(linguistic_score(*row),) for row in table], clusters)
+    found["ls_robust"] = _figure(f"ls_robust_{role}", alone, *counts, lambda mean, _: mean)
     return [found[name] for name in LS]
+
+
+def _drawn(table: Sequence[Sequence[float]], clusters: Sequence[str]) -> Any:
+    """An array of `_summary`: of a table (records, columns), then of `DRAWS` tables of resampled clusters."""
+    import numpy as np
+
+    columns = np.asarray(table, dtype=np.float64)
+    if not len(columns):
+        return None
+    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
+    rng = np.random.default_rng(0)
+    parts = [_summary(columns[None])]
+    together = max(1, AT_ONCE // columns.size) if len(members) == len(columns) else 1
+    for begin in range(0, DRAWS, together):
+        picks = rng.integers(0, len(members), (min(together, DRAWS - begin), len(members)))
+        if len(members) < len(columns):  # clusters of several records: each draw has a length of its own
+            picks = np.concatenate([members[pick] for pick in picks[0]])[None]
+        parts.append(_summary(columns[picks]))
+    return np.concatenate(parts)
+
+
+def _summary(tables: Any) -> Any:
+    """The mean of each column, and the median of the first: (tables, records, columns) to (tables, columns + 1)."""
+    import numpy as np
+
+    return np.concatenate([tables.mean(axis=1), np.median(tables[:, :, :1], axis=1)], axis=1)
 
 
 def _figure(
     name: str,
-    table: Sequence[Sequence[float]],
-    good: Sequence[Record],
-    own: Sequence[Record],
-    kind: Figure,
+    drawn: Any,
+    n: int,
+    unscored: int,
+    kind: Kind,
     *,
     unit: str = "score",
     better: Better = "higher",
@@ -141,32 +166,21 @@ def _figure(
 
     Args:
         name: Of the reading.
-        table: The numbers of each good record.
-        good: The records they are of.
-        own: All records; the others are unscored.
-        kind: From the table to the figure.
+        drawn: Of `_drawn`; None where no record is good.
+        n: Number of good records.
+        unscored: Number of the others.
+        kind: From the columns to the figure.
         unit: Of the figure.
         better: Which way is better.
     """
     import numpy as np
 
-    unscored = len(own) - len(good)
-    if not table:
+    if drawn is None:
         return Reading(name, None, 0, unscored, None, unit, better)
-    columns = np.asarray(table, dtype=np.float64)
-    value = float(kind(columns))
-    codes = np.unique(np.asarray(_clusters(good)), return_inverse=True)[1]
-    members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(DRAWS):
-        picks = rng.integers(0, len(members), len(members))
-        if len(members) < len(table):
-            picks = np.concatenate([members[pick] for pick in picks])
-        drawn.append(kind(columns[picks]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    value, *others = (float(kind(*row)) for row in drawn.tolist())
+    low, high = np.quantile(others, [0.025, 0.975])
     interval = Interval(min(float(low), value), max(float(high), value), method="cluster_bootstrap")
-    return Reading(name, value, len(table), unscored, interval, unit, better)
+    return Reading(name, value, n, unscored, interval, unit, better)
 
 
 def _ratings(role: str, own: Sequence[Record]) -> list[Reading]:
