@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,23 +64,47 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, said, told
 
 
+def interrupt(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], folder: Path) -> list[psutil.Process]:
+    """Give the command in this process, its own processes forked from one, and Ctrl-C once the main one waits."""
+    more = [f"--model=tuned={given['model']}", f"--data=forget={given['rows']}", "--launch=cpu:2"]
+    command = ["treat", "fake_trains", "--out=out", *more, "--set=fails=waits"]
+    forked = [sys.executable, "-m", "tests.cli.forking"]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["safewright", *command])
+    monkeypatch.setattr(launch, "command", lambda launch, arguments, folder: [*forked, *arguments])
+    monkeypatch.setenv("PYTHONPATH", given["path"])
+    own: list[psutil.Process] = []
+
+    def stop() -> None:
+        end = time.monotonic() + 100
+        while not (folder / "out.run" / "waiting").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        # The starter, and the two it forked; of this process's children others may be those of earlier tests.
+        found = psutil.Process().children(recursive=True)
+        own.extend(each for each in found if "tests.cli.forking" in " ".join(each.cmdline()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    try:
+        assert run(command) == 4
+    finally:
+        stopper.join()
+    monkeypatch.undo()
+    return own
+
+
 def test_a_launch_gives_what_one_process_gives(
-    begin: Start, given: dict[str, Any], tmp_path: Path, capsys: Any
+    begin: Start, given: dict[str, Any], tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C ends the main process as it would alone, and nothing that was started is left; the same command
     goes on, and gives the model of one process within 1e-6."""
-    process = begin("--launch=cpu:2", "--set=fails=waits")
-    end = time.monotonic() + 100
-    while not (tmp_path / "out.run" / "waiting").exists() and time.monotonic() < end:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    own = psutil.Process(process.pid).children(recursive=True)
-    assert len(own) >= 3  # the starter, the main process, and the one that follows
-    os.kill(process.pid, signal.SIGINT)
-    code, said, told = ended(process)
-    assert (code, said) == (4, "printed by the treatment\n")
+    own = interrupt(monkeypatch, given, tmp_path)
+    said, told = capfd.readouterr()
+    assert said == "printed by the treatment\n"
     assert told.startswith("error: Stopped before the end.")
     assert "Traceback" not in told
+    assert len(own) == 3  # the starter, the main process, and the one that follows
     assert not psutil.wait_procs(own, timeout=10)[1]
     assert not (tmp_path / "out").exists()
 
