@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput
-from safewright.models.engine import Loaded
+from safewright.models.engine import Deferred, Loaded
 from safewright.models.hf import HfModel
 from safewright.runs import digest_json
-from safewright.types import Chat, Decoding, Generation, ModelRef, TokenScores
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +35,7 @@ Change = Callable[[Any, Any], tuple[Any, Mapping[str, Any]]]
 """From a copy of a model and its tokenizer to the changed model, and facts for the scorecard."""
 
 
-class Altered:
+class Altered(Deferred):
     """A `Loaded` of a copy of ``base`` with changed weights, made when it is first asked.
 
     Args:
@@ -56,9 +55,8 @@ class Altered:
                 fix=_GIVE_FOLDER,
             )
         self._base, self._change, self._alteration = base, change, dict(alteration)
-        self._made: HfModel | None = None
         self._facts: dict[str, Any] = {}
-        self.ref: ModelRef = dataclasses.replace(
+        ref = dataclasses.replace(
             base.ref,
             kind="live",
             where=f"{base.ref.where} ({name})",
@@ -66,27 +64,25 @@ class Altered:
             base=None,
             revision=None,
         )
+        super().__init__(ref, open=self._make)
 
-    @property
-    def opened(self) -> HfModel:
+    def _make(self) -> HfModel:
         """The changed model.
 
         Raises:
             BadInput: The weights of the model it is made of are not here.
         """
-        if self._made is None:
-            source: Any = getattr(self._base, "opened", self._base)
-            model = getattr(source, "model", None)
-            if "weights" not in source.able or model is None:
-                raise BadInput(
-                    f"The weights of {self.ref.where} cannot be changed: its engine does not hand them out.",
-                    fix=_GIVE_FOLDER,
-                )
-            changed, facts = self._change(merged_copy(model), source.tokenizer)
-            self._facts = {**self._alteration, **facts}
-            ref = dataclasses.replace(self.ref, dtype=source.ref.dtype)
-            self._made = HfModel(changed.eval(), source.tokenizer, ref, source.batch_size)
-        return self._made
+        source: Any = getattr(self._base, "opened", self._base)
+        model = getattr(source, "model", None)
+        if "weights" not in source.able or model is None:
+            raise BadInput(
+                f"The weights of {self.ref.where} cannot be changed: its engine does not hand them out.",
+                fix=_GIVE_FOLDER,
+            )
+        changed, facts = self._change(merged_copy(model), source.tokenizer)
+        self._facts = {**self._alteration, **facts}
+        ref = dataclasses.replace(self.ref, dtype=source.ref.dtype)
+        return HfModel(changed.eval(), source.tokenizer, ref, source.batch_size)
 
     @property
     def able(self) -> frozenset[str]:
@@ -95,26 +91,6 @@ class Altered:
     @property
     def conventions(self) -> Mapping[str, Any]:
         return {**self.opened.conventions, "altered": self._facts}
-
-    def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
-        return self.opened.generate(chats, how)
-
-    def stream(
-        self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
-    ) -> Generator[list[tuple[int, Generation]]]:
-        return self.opened.stream(chats, how, done=done)
-
-    def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:
-        return self.opened.logprobs(chats, answers)
-
-    def hidden(self, chats: Sequence[Chat], layers: Sequence[int], pool: str) -> torch.Tensor:
-        return self.opened.hidden(chats, layers, pool)
-
-    def close(self) -> None:
-        """Let go of the copy; the model it was made of stays open."""
-        if self._made is not None:
-            self._made.close()
-            self._made = None
 
 
 def altered_digest(base: str, alteration: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -159,17 +159,33 @@ def load(
 
 
 class Deferred:
-    """A model that is opened when it is first asked: a finished run never opens it."""
+    """A model that is opened when it is first asked: a finished run never opens it.
 
-    def __init__(self, ref: ModelRef, need: frozenset[str], how: EngineOptions) -> None:
-        self.ref, self._need, self._how = ref, need, how
+    Args:
+        ref: Which model it is.
+        need: What will be asked of it; see `load`.
+        how: How it is opened.
+        open: What opens it in the place of `load`.
+    """
+
+    def __init__(
+        self,
+        ref: ModelRef,
+        need: frozenset[str] = frozenset(),
+        how: EngineOptions | None = None,
+        *,
+        open: Callable[[], Loaded] | None = None,
+    ) -> None:
+        self.ref = ref
+        options = dataclasses.asdict(how or EngineOptions())
+        self._open = open or (lambda: load(ref, need=need, **options))
         self._loaded: Loaded | None = None
 
     @property
     def opened(self) -> Loaded:
         """The model itself."""
         if self._loaded is None:
-            self._loaded = load(self.ref, need=self._need, **dataclasses.asdict(self._how))
+            self._loaded = self._open()
         return self._loaded
 
     @property
