@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.resources
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safewright.errors import need_extra
+from safewright.errors import BadInput, need_extra
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.runs import digest_bytes, digest_json, single_flight, write_json
 
@@ -105,6 +106,22 @@ def trained(
         write_json(folder / FACTS_FILE, {**plan.facts(), "losses": losses})
 
     return single_flight(place(plan, cache), build)
+
+
+def about(folder: Path, world: str, version: str) -> Mapping[str, Any]:
+    """What a plan said of a lab model, read from the facts beside its weights.
+
+    Raises:
+        BadInput: The folder is not a model of this version of this world.
+    """
+    file = folder / FACTS_FILE
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))["about"] if file.exists() else {}
+    if found.get("world") != world or found.get("version") != version:
+        raise BadInput(
+            f"{folder} is not a model of the {world} world, version {version}.",
+            fix="Give the world it was trained in as well.",
+        )
+    return found
 
 
 @functools.cache

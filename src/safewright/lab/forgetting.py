@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,11 +196,5 @@ def people_of(folder: Path) -> PeopleWorld:
     Raises:
         BadInput: The folder is not a model of this world.
     """
-    file = folder / cache_.FACTS_FILE
-    about = json.loads(file.read_text("utf-8"))["about"] if file.exists() else {}
-    if about.get("world") != "people" or about.get("version") != VERSION:
-        raise BadInput(
-            f"{folder} is not a model of the people world, version {VERSION}.",
-            fix="Give the world: evaluate_people(folder, people_world(seed)).",
-        )
+    about = cache_.about(folder, "people", VERSION)
     return people_world(about["world_seed"], Sizes(**about["sizes"]))

@@ -13,7 +13,6 @@ English, so that keyword rules made for real models read this world too.
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -355,14 +354,7 @@ def world_of(folder: Path) -> RefusalWorld:
     Raises:
         BadInput: The folder is not a model of this world.
     """
-    file = folder / cache_.FACTS_FILE
-    about = json.loads(file.read_text("utf-8"))["about"] if file.exists() else {}
-    if about.get("world") != "refusal" or about.get("version") != VERSION:
-        raise BadInput(
-            f"{folder} is not a model of the refusal world, version {VERSION}.",
-            fix="Give the world: evaluate(folder, refusal_world(seed)).",
-        )
-    return refusal_world(about["world_seed"])
+    return refusal_world(cache_.about(folder, "refusal", VERSION)["world_seed"])
 
 
 BARS = (
