@@ -9,7 +9,7 @@ import pytest
 
 from safewright.errors import BadInput, NumericalFailure
 from safewright.training.encoding import pad_token
-from safewright.training.fitting import FitOptions, fit
+from safewright.training.fitting import FitOptions, fit, with_lora
 from safewright.training.loop import loss_trainer, refuse_sharded
 from safewright.training.pairing import collate_pairs
 from tests import tiny
@@ -320,3 +320,29 @@ def test_the_page_s_example_runs(folder: Path, tmp_path: Path, monkeypatch: pyte
     settings = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert settings["target_modules"] == sorted(settings["target_modules"])
     assert (tmp_path / "checkpoints" / "checkpoint-4" / "whole.json").is_file()
+
+
+def test_weights_that_are_no_numbers_are_no_result(folder: Path) -> None:
+    """What a last step overflows shows in no loss: the gradient is finite, and the step is not."""
+
+    class Steep(simple.PushAndKeep):
+        def part(self, acc: Any, model: Any, batch: Any, part: str) -> Any:
+            total, by, *more = super().part(acc, model, batch, part)
+            return total * 100, by, *more
+
+    options = FitOptions(steps=1, batch=4, clip=0.0, lr=1e3, optimiser="sgd")
+    model = simple.model_of(folder).half()
+    with pytest.raises(NumericalFailure, match="numbers that are none after the last step"):
+        fit(model, simple.pairs(), collate_pairs(0), Steep(), options)
+
+
+def test_a_paged_optimiser_needs_a_gpu(folder: Path) -> None:
+    options = FitOptions(steps=1, batch=4, optimiser="paged_adamw")
+    with pytest.raises(BadInput, match=r"paged_adamw on a CPU.*optimiser=adamw"):
+        fit(simple.model_of(folder), simple.pairs(), collate_pairs(0), simple.PushAndKeep(), options)
+
+
+@pytest.mark.parametrize("targets", [["nothing"], ["input_layernorm"], []])
+def test_modules_that_take_no_adapter_are_named(folder: Path, targets: list[str]) -> None:
+    with pytest.raises(BadInput, match=f"No adapter fits the modules {', '.join(targets)}.*all-linear"):
+        with_lora(simple.model_of(folder), 2, 4, targets=targets)

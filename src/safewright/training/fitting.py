@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from safewright.errors import BadInput, NumericalFailure, need_extra
+from safewright.errors import BadInput, Missing, NumericalFailure, need_extra
 from safewright.models.weights import read_json
 from safewright.runs import write_json
 from safewright.runs.progress import Progress, silent
@@ -170,9 +171,11 @@ def fit(
         what: What the progress is called.
 
     Raises:
-        BadInput: A batch that cannot be split, a rule under split parameters, or more than one GPU in one
-            process.
-        NumericalFailure: A loss or gradient is no number (with step and rows), or beyond ``stop_above``.
+        BadInput: A batch that cannot be split, a rule under split parameters, more than one GPU in one
+            process, or an optimiser that needs a GPU where there is none.
+        Missing: An optimiser's package is not installed.
+        NumericalFailure: A loss or gradient is no number (with step and rows), or beyond ``stop_above``; a
+            weight is none at the end.
     """
     count = processes.world_size()
     rows, steps = len(dataset), options.planned(len(dataset))
@@ -206,10 +209,27 @@ def fit(
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         model.eval()
+        if trainer.accelerator.distributed_type.name not in SHARDED:
+            _require_finite(model)
         losses = [_line(row) for row in trainer.state.log_history if "loss" in row]
         if trainer.accelerator.distributed_type.name not in SHARDED:
             trainer.optimizer.state.clear()  # twice the weights, and the trainer waits for the collector
     return History(steps, losses)
+
+
+def _require_finite(model: Any) -> None:
+    """Pass when every trained weight is a number: what the last step did, no loss has seen.
+
+    Raises:
+        NumericalFailure: One is none.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not bool(parameter.isfinite().all()):
+            raise NumericalFailure(
+                f"{name} holds numbers that are none after the last step.",
+                why="The model would be of no use.",
+                fix="Lower the learning rate (lr), or clip gradients (clip).",
+            )
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, float]:
@@ -232,6 +252,8 @@ def _arguments(
     except ImportError as error:
         raise need_extra("transformers", "train") from error
     on_cpu = device == "cpu"
+    if options.optimiser == "paged_adamw":
+        _require_paged(on_cpu)
     rising = options.rising(rows)
     schedule: str = options.schedule
     if schedule == "constant" and rising:
@@ -272,6 +294,27 @@ def _arguments(
             fix="Use --launch multi_gpu, or choose one: CUDA_VISIBLE_DEVICES=0.",
         )
     return arguments
+
+
+def _require_paged(on_cpu: bool) -> None:
+    """Pass where paged AdamW can run.
+
+    Raises:
+        BadInput: There is no GPU.
+        Missing: bitsandbytes is not installed.
+    """
+    if on_cpu:
+        raise BadInput(
+            "optimiser is paged_adamw on a CPU.",
+            why="It pages the optimiser's moments out of a GPU's memory.",
+            fix="Use optimiser=adamw, which makes the same steps.",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise Missing(
+            "The package 'bitsandbytes' is not installed.",
+            why="paged_adamw is made there.",
+            fix="Install it (pip install bitsandbytes), or use optimiser=adamw, which makes the same steps.",
+        )
 
 
 def _quiet(trainer: Any) -> None:
@@ -371,6 +414,9 @@ def with_lora(
         dropout: On the adapter's input.
         targets: Modules it changes; ``all-linear`` leaves out the head.
         seed: Of its random half.
+
+    Raises:
+        BadInput: The model has no such modules, or none that an adapter fits.
     """
     try:
         import peft
@@ -387,7 +433,15 @@ def with_lora(
             target_modules=targets if isinstance(targets, str) else list(targets),
             task_type="CAUSAL_LM",
         )
-        return peft.get_peft_model(model, config)
+        try:
+            return peft.get_peft_model(model, config)
+        except ValueError as error:
+            said = targets if isinstance(targets, str) else ", ".join(targets)
+            raise BadInput(
+                f"No adapter fits the modules {said}.",
+                why=str(error).splitlines()[0],
+                fix="Name linear modules of the model, such as q_proj,v_proj, or take all-linear.",
+            ) from error
 
 
 def save_trained(model: Any, tokenizer: Any, folder: Path) -> str:
