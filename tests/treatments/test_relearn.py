@@ -12,7 +12,7 @@ import torch
 
 from safewright.errors import BadInput, GateFailed, NumericalFailure
 from safewright.treatments import plan_treatment, treat
-from safewright.treatments.relearn.methods import METHODS, NAMES
+from safewright.treatments.relearn.methods import METHODS, NAMES, OWN_OPTIONS
 from tests import tiny
 from tests.treatments import folders, unlearning
 
@@ -104,6 +104,8 @@ def test_every_method_makes_a_model(method: str, tuned: Path, rows: dict[str, Pa
     assert checks["the model's answers moved"]
     assert checks.get("adapter disabled equals base", True)
     assert said["conventions"]["versions"]["torch"]
+    assert ("beta" in said["conventions"]) == (METHODS[method].loss in OWN_OPTIONS["beta"])
+    assert any("dual variable never moved" in note for note in said["notes"]) == (method == "pdu")
 
 
 def test_all_weights_are_trained_at_rank_zero(tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:
@@ -153,6 +155,17 @@ def test_an_adapter_is_merged_first(tuned: Path, rows: dict[str, Path], tmp_path
     assert any("merged" in note for note in report(tmp_path / "out")["notes"])
 
 
+def test_models_and_rows_without_effect_are_told(tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:
+    """A reference that nothing is compared with is a mistake; rows and an augmenter that are not needed a note."""
+    with pytest.raises(BadInput, match=r"reference model was given, and ga_gdr compares with none.*_klr"):
+        run(tuned, rows, tmp_path / "out", "ga_gdr", models={"reference": tuned})
+    data = {**given("ga_gdr", rows), "alternatives": rows["alternatives"]}
+    run(tuned, rows, tmp_path / "out", "ga_gdr", models={"augmenter": tuned}, data=data, steps=1)
+    notes = report(tmp_path / "out")["notes"]
+    assert "no rows were made: the augmenter was not asked" in notes
+    assert "ga_gdr compares with no other answers: alternatives rows unused" in notes
+
+
 @pytest.mark.parametrize("modifier", ["sure", "memflex"])
 def test_modifiers_are_told(modifier: str, tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:
     more = {"memflex_magnitude": 0.0} if modifier == "memflex" else {}
@@ -173,6 +186,7 @@ def test_the_release_preset_keeps_its_conventions(tuned: Path, rows: dict[str, P
     assert kept["kl"] == {"direction": "forward", "positions": "all_positions"}
     assert kept["normaliser"] == "of each micro-batch"
     assert (kept["pairing"], kept["accumulation"], kept["padding"]) == ("cycle", 4, "left, to 20")
+    assert kept["lora"] == {"alpha": 32, "dropout": 0.05}
     assert "sure_alpha=1 has no effect, as in the release, which never uses it" in said["notes"]
 
 
@@ -225,6 +239,14 @@ def test_answers_that_are_cut_away_are_dropped_and_counted(
     assert any("dropped because max_length" in note and "forget:r0" in note for note in said["notes"])
     with pytest.raises(BadInput, match=rf"No answer is left of {lost} of 8 rows .*max_length"):
         run(tuned, rows, tmp_path / "strict", max_length=limit, strict=True)
+
+
+def test_rows_longer_than_the_model_are_told(rows: dict[str, Path], tmp_path: Path) -> None:
+    """A model with learned positions has none beyond its last."""
+    short = tiny.save_kind("gpt2", tmp_path / "gpt2", n_embd=16, n_layer=1, n_head=2, n_positions=9)
+    with pytest.raises(BadInput, match=r"has 1\d tokens, and the model reads at most 9.*max_length=9"):
+        run(short, rows, tmp_path / "out", "ga_gdr")
+    run(short, rows, tmp_path / "out", "ga_gdr", max_length=9)
 
 
 def test_a_missing_pad_token_is_no_matter(tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:
@@ -357,16 +379,17 @@ def test_alternatives_must_be_there_and_differ(tuned: Path, rows: dict[str, Path
 
 
 def test_a_dry_run_tells_disk_memory_and_time(tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:
-    found = []
+    found, out = [], tmp_path / "out"
     for rank in (2, 0):
         config = options("relearn_klr_gdr", lora_rank=rank)
-        plan = plan_treatment(
-            "relearn", {"tuned": tuned}, given("relearn", rows), config=config, out=tmp_path / "out"
-        )
+        plan = plan_treatment("relearn", {"tuned": tuned}, given("relearn", rows), config=config, out=out)
         found.append(plan.estimate())
         assert {"disk_bytes", "memory_bytes", "seconds", "steps"} <= found[-1].keys()
         assert found[-1]["steps"] == 2
         assert all(value > 0 for value in found[-1].values())
+    data = {role: file for role, file in given("ga_klr", rows).items() if role != "retain"}
+    with pytest.raises(BadInput, match="ga_klr keeps kl on retain rows"):
+        plan_treatment("relearn", {"tuned": tuned}, data, config=options("ga_klr"), out=out).estimate()
     assert found[0]["disk_bytes"] < found[1]["disk_bytes"]
     assert found[0]["memory_bytes"] < found[1]["memory_bytes"]
     assert not (tmp_path / "out").exists()

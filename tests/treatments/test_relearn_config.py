@@ -157,3 +157,11 @@ def test_options_read_from_the_command_line() -> None:
     )
     assert found.keeps == ()
     assert (found.lora_rank, found.warmup, found.modifier) == (0, None, "none")
+
+
+def test_a_batch_is_split_evenly_before_anything_is_loaded() -> None:
+    with pytest.raises(
+        BadInput, match=r"batch of 4 rows cannot be split over 3 micro-batches.*multiple of 3"
+    ):
+        made(batch=4, accumulation=3)
+    assert made(batch=6, preset="release").accumulation == 6

@@ -23,6 +23,7 @@ from safewright.treatments.relearn.soft import (
     opened,
     secret_of,
     soft_rows,
+    token_vectors,
 )
 from safewright.types import Row
 from tests import tiny
@@ -43,13 +44,13 @@ def both() -> dict[str, Any]:
     return unlearning.batch(**{SECRET: HIDDEN, VAGUE: ENDS})
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma3_text"])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_vectors_of_tokens_are_those_tokens(kind: str, side: str) -> None:
     """Behind the vectors of written tokens a model says what it says behind the tokens themselves."""
     model = unlearning.model(kind)
     given = [torch.tensor([11, 12, 13]), torch.tensor([14]), torch.tensor([15, 16])]
-    vectors = [model.get_input_embeddings()(ids).detach() for ids in given]
+    vectors = [token_vectors(model)[ids] for ids in given]
     spliced, inputs = opened(model, collate(HIDDEN, 0, side), vectors)
     assert "input_ids" not in inputs
     written = [
@@ -60,6 +61,30 @@ def test_vectors_of_tokens_are_those_tokens(kind: str, side: str) -> None:
     logits = model(**inputs).logits[losses.supervised(spliced["labels"])]
     assert torch.allclose(logits, want.logits, atol=1e-10)
     assert spliced["labels"].tolist() == collate(written, 0)["labels"].tolist()
+
+
+def test_vectors_begin_as_tokens_of_a_model_that_scales_them() -> None:
+    """Gemma 3 multiplies its weights by sqrt(d) first: openings of the weights' own size would say little."""
+    model = unlearning.model("gemma3_text")
+    every = token_vectors(model)
+    made = SoftOpenings((0, 1), embedding=every, **SOFT)
+    assert torch.allclose(every, 4.0 * model.get_input_embeddings().weight, rtol=1e-2)
+    for vector in torch.cat(made.vectors):
+        assert float((every - vector).norm(dim=1).min()) < 1e-5
+
+
+def test_tails_that_hold_a_secret_are_refused(
+    tuned: Path,  # noqa: F811
+    rows: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """They are learned behind the openings."""
+    lines = [json.loads(text) for text in rows["forget"].read_text().splitlines()]
+    lines = [{**row, "entities": row["response"].split()[:1], "tails": [row["response"]]} for row in lines]
+    forget = unlearning.write(tmp_path / "forget.jsonl", lines)
+    data = {"forget": forget, "retain": rows["retain"], "augmented": rows["augmented"]}
+    with pytest.raises(BadInput, match=r"The tail .* of the forget row 'r00.' holds a secret"):
+        run(tuned, rows, tmp_path / "out", "relearn_klr_gdr", data=data, soft_openings=1)
 
 
 def test_seeking_makes_the_secret_likelier_and_leaves_the_model_alone() -> None:

@@ -65,6 +65,14 @@ def model(kind: str = "llama", **shape: Any) -> Any:
             "num_hidden_layers": 3,
             "num_attention_heads": 2,
         },
+        "gemma3_text": {
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+        },
         "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
     }
     torch.manual_seed(0)

@@ -188,6 +188,7 @@ class RelearnConfig(AugmentOptions):
         self._check_own()
         self._check_soft()
         self._check_reference()
+        self._check_batch()
 
     @property
     def entry(self) -> Method:
@@ -317,6 +318,15 @@ class RelearnConfig(AugmentOptions):
                 fix="Choose a method with a retain term (_gdr, _klr).",
             )
 
+    def _check_batch(self) -> None:
+        made = resolve(self)
+        if made.batch % made.accumulation:
+            raise BadInput(
+                f"A batch of {made.batch} rows cannot be split over {made.accumulation} micro-batches.",
+                why="batch counts the rows of one optimiser step.",
+                fix=f"Make batch a multiple of {made.accumulation}, or change accumulation.",
+            )
+
     def _check_soft(self) -> None:
         if not self.soft_openings:
             return
@@ -354,6 +364,20 @@ class RelearnConfig(AugmentOptions):
                 why="What is kept are the answers' positions.",
                 fix="Use kl_positions=answer, or reference=model.",
             )
+
+
+def require_retain(config: RelearnConfig, given: bool) -> None:
+    """Pass when there are rows for the retain terms, or no such term.
+
+    Raises:
+        BadInput: There are none.
+    """
+    if config.keeps and not given:
+        raise BadInput(
+            f"The method {config.method} keeps {'+'.join(config.keeps)} on retain rows, and there are none.",
+            why="Nothing would hold what the model is to keep.",
+            fix="Give them: --data retain=FILE; or choose a method without a retain term (retain_loss=none).",
+        )
 
 
 def needs_reference(config: RelearnConfig) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from safewright.data import LoadedData
 from safewright.models.estimate import RUNTIME_BYTES, multiply_speed, saved_weights, tokens
 from safewright.treatments.relearn import augmenting
-from safewright.treatments.relearn.config import RelearnConfig
+from safewright.treatments.relearn.config import RelearnConfig, require_retain
 from safewright.types import ModelRef, Row
 
 FORWARD, BACKWARD = 2, 4
@@ -24,6 +24,9 @@ def estimate(
     """Disk, memory and time of a training, with the augmenter's calls where rows have to be made.
 
     Rough: tokens are guessed from characters, and time from this machine's matrix product.
+
+    Raises:
+        BadInput: The method keeps something on retain rows, and there are none.
     """
     settings = config.resolved()
     found: dict[str, float] = {}
@@ -31,6 +34,7 @@ def estimate(
         found = dict(augmenting.estimate(models, data, config))
     if "tuned" not in models or "forget" not in data:
         return found
+    require_retain(config, "retain" in data)
     parameters, saved = (
         saved_weights(models["tuned"]) if models["tuned"].kind in ("hf", "adapter") else (0, 0)
     )

@@ -22,7 +22,7 @@ from safewright.treatments.relearn import augmenting
 from safewright.treatments.relearn.augmenting.items import SHOWN, items_of, require_disjoint
 from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
 from safewright.treatments.relearn.augmenting.pipeline import require_coverage
-from safewright.treatments.relearn.config import Resolved
+from safewright.treatments.relearn.config import Resolved, require_retain
 from safewright.treatments.relearn.soft import SECRET, VAGUE, SoftRows, soft_rows
 from safewright.types import Row
 
@@ -48,12 +48,7 @@ def gather(job: Job, settings: Resolved, tokenizer: Any) -> Gathered:
     """
     forget, retain = job.rows("forget"), job.rows("retain")
     items = items_of(forget)
-    if settings.keeps and not retain:
-        raise BadInput(
-            f"The method {settings.method} keeps {'+'.join(settings.keeps)} on retain rows, and there are none.",
-            why="Nothing would hold what the model is to keep.",
-            fix="Give them: --data retain=FILE; or choose a method without a retain term (retain_loss=none).",
-        )
+    require_retain(job.config, bool(retain))
     require_disjoint(forget, {"retain": retain})
     notes: list[str] = []
     facts: dict[str, Any] = {}
@@ -66,6 +61,10 @@ def gather(job: Job, settings: Resolved, tokenizer: Any) -> Gathered:
         notes += [
             f"{settings.method} trains on the forget rows themselves: {role} rows unused" for role in idle
         ]
+    if "augmenter" in job.models and (job.rows("augmented") or not entry.learns):
+        notes.append("no rows were made: the augmenter was not asked")
+    if job.rows("alternatives") and entry.beside not in ("idk", "alternatives"):
+        notes.append(f"{settings.method} compares with no other answers: alternatives rows unused")
     if retain and not settings.keeps:
         notes.append(
             f"{settings.method} keeps nothing by its loss: retain rows only compared with forget rows"
@@ -94,6 +93,7 @@ def gather(job: Job, settings: Resolved, tokenizer: Any) -> Gathered:
     stands = {beside: other} if beside else {}
     soft = None
     if settings.soft_openings:
+        _require_tails(items, job)
         soft = soft_rows(
             tokenizer,
             forget,
@@ -206,6 +206,29 @@ def _given(job: Job, items: Sequence[Any], notes: list[str]) -> augmenting.Built
     else:
         notes.append("the augmented rows name no forget row as their source: their coverage is not known")
     return built
+
+
+def _require_tails(items: Sequence[Any], job: Job) -> None:
+    """Pass when no forget row's ``tails``, which are learned behind openings, hold a secret.
+
+    Raises:
+        BadInput: One does.
+    """
+    guard = _guard(items, job)
+    for item in items:
+        leaking = [tail for tail in item.tails if guard.found(item.id, tail)]
+        if leaking:
+            raise BadInput(
+                f"The tail {leaking[0]!r} of the forget row {item.id!r} holds a secret.",
+                why="soft_openings would teach it.",
+                fix="Write it without the secret, or leave it out.",
+            )
+
+
+def _guard(items: Sequence[Any], job: Job) -> Guard:
+    """What finds the secrets of forget rows."""
+    secrets = {item.id: secrets_of(item.question, item.answer, item.entities) for item in items}
+    return Guard(secrets, job.config.leak_scope)
 
 
 def _beside(job: Job, rows: Sequence[Row], notes: list[str]) -> tuple[list[Row], list[Row]]:

@@ -146,7 +146,7 @@ class Unlearning:
         if settings.loss == "pdu" and self.steps > self.warm_steps:
             step = settings.pdu_eta * (told["retain_ce"] - settings.pdu_epsilon)
             self.dual = max(0.0, self.dual + step)
-        if settings.loss != "ascent" or settings.ascent == "free":
+        if settings.loss != "ascent":
             return
         share = told["forget_beyond"]
         self.clamped_steps += share > 0

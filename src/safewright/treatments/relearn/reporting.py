@@ -10,6 +10,7 @@ from safewright.training.fitting import History
 from safewright.treatments.job import Job
 from safewright.treatments.relearn.config import Resolved
 from safewright.treatments.relearn.gathering import Gathered
+from safewright.treatments.relearn.methods import OWN_OPTIONS
 
 OWN = frozenset({"learning_rate", "grad_norm", "step", "loss"})
 """Columns of the loop that are no part of the loss."""
@@ -86,6 +87,11 @@ def conventions(job: Job, settings: Resolved, vocabulary: int) -> dict[str, Any]
             "lr": settings.soft_lr,
             "weight": settings.soft_weight,
         }
+    values = settings._asdict()
+    own = {name for name, losses in OWN_OPTIONS.items() if settings.loss in losses} & values.keys()
+    said |= {name: values[name] for name in sorted(own) if values[name] is not None}
+    if settings.lora_rank:
+        said["lora"] = {"alpha": settings.lora_alpha, "dropout": settings.lora_dropout}
     if settings.loss == "rmu":
         said["trained"] = "down-projections of three layers"
     if "kl" in settings.keeps:
@@ -112,6 +118,11 @@ def _notes(job: Job, settings: Resolved, objective: Any, moved: float | None) ->
         notes.append(
             f"ascent went beyond a CE of 2 ln V = {objective.bound:.3g} nats in {objective.clamped_steps} of "
             f"{objective.steps} steps (at most {objective.most_clamped:.0%} of a step's tokens): {what}"
+        )
+    if settings.loss == "pdu" and objective.steps <= objective.warm_steps:
+        notes.append(
+            f"the dual variable never moved: its warm-up of {settings.pdu_warmup:g} epochs is as long as the "
+            f"training (pdu_warmup)"
         )
     if job.config.sure_alpha is not None:
         notes.append(

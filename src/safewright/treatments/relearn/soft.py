@@ -129,6 +129,14 @@ def secret_of(row: Row) -> str:
     return answer[place:].strip() if place is not None else ""
 
 
+def token_vectors(model: Any) -> Tensor:
+    """The vectors (V, d) a model's first layer is given for its tokens; some models scale their weights first."""
+    embed = model.get_input_embeddings()
+    with torch.no_grad():
+        found: Tensor = embed(torch.arange(embed.weight.shape[0], device=embed.weight.device))
+    return found
+
+
 class SoftOpenings:
     """The vectors, and the part of a loss that is taken behind them.
 

@@ -25,7 +25,7 @@ from safewright.treatments.relearn.objectives import Misled, Unlearning, mislead
 from safewright.treatments.relearn.references import Cached, Live, Reference, frozen, kept_tokens
 from safewright.treatments.relearn.reporting import report_of
 from safewright.treatments.relearn.rules import Sure, rule_of
-from safewright.treatments.relearn.soft import SoftOpenings
+from safewright.treatments.relearn.soft import SoftOpenings, token_vectors
 from safewright.types import Check
 
 CHECKPOINTS = "training"
@@ -49,6 +49,7 @@ def train(job: Job) -> Made:
         tokenizer, model = loaded.tokenizer, loaded.model
         pad = pad_token(tokenizer)
         gathered = gather(job, settings, tokenizer)
+        _require_positions(model, gathered, settings)
         merged = job.models["tuned"].kind == "adapter"
         if merged:
             model = model.merge_and_unload()
@@ -97,10 +98,40 @@ def train(job: Job) -> Made:
     return Made(kind, checks, report)
 
 
+def _require_positions(model: Any, gathered: Gathered, settings: Resolved) -> None:
+    """Pass when the model has a position for every token of every row, and for openings that are sought.
+
+    Raises:
+        BadInput: A row is longer.
+    """
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not limit:
+        return
+    room = limit - (settings.soft_tokens if gathered.soft is not None else 0)
+    every = (example for rows in gathered.pairs.parts.values() for example in rows)
+    longest = max(every, key=lambda example: len(example.ids))
+    if len(longest.ids) > room:
+        more = "" if room == limit else f" (with {limit - room} vectors of an opening)"
+        raise BadInput(
+            f"The row {longest.id} has {len(longest.ids)} tokens, and the model reads at most {limit}{more}.",
+            fix=f"Use --set max_length={room} (rows that lose their answers are dropped), or shorten the row.",
+        )
+
+
 def _settings(job: Job) -> Resolved:
-    """The job's settings; a reference model that was given is compared with."""
+    """The job's settings; a reference model that was given is compared with.
+
+    Raises:
+        BadInput: It is compared with in no loss, or the adapter's base was to be.
+    """
     settings: Resolved = job.config.resolved()
-    if "reference" in job.models and settings.reference != "none":
+    if "reference" in job.models:
+        if settings.reference == "none":
+            raise BadInput(
+                f"A reference model was given, and {settings.method} compares with none.",
+                why="It would have no effect.",
+                fix="Leave out --model reference=…, or choose a method with a KL term (_klr), npo, dpo or undial.",
+            )
         if job.config.reference == "adapter_off":
             raise BadInput(
                 "reference is adapter_off, and a reference model was given.",
@@ -153,7 +184,7 @@ def _soft(
         steps=settings.soft_steps,
         lr=settings.soft_lr,
         weight=settings.soft_weight,
-        embedding=bare(model).get_input_embeddings().weight.to(job.device),
+        embedding=token_vectors(bare(model)),
         special=tokenizer.all_special_ids,
         seed=job.seed,
     )
