@@ -155,6 +155,30 @@ def test_an_adapter_is_merged_first(tuned: Path, rows: dict[str, Path], tmp_path
     assert any("merged" in note for note in report(tmp_path / "out")["notes"])
 
 
+@pytest.mark.parametrize("reference", ["model", "cached"])
+def test_a_reference_has_the_arithmetic_of_training(
+    reference: str, tuned: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    """In mixed arithmetic, too, nothing is between a model and itself."""
+    run(tuned, rows, tmp_path / "out", "npo_klr", precision="bf16", reference=reference, steps=1)
+    first = report(tmp_path / "out")["losses"]
+    assert abs(first["kl"][0]) < 2e-5
+    assert first["forget"][0] == pytest.approx(13.862944, abs=2e-3)
+
+
+def test_weights_of_few_digits_keep_them_and_are_told(
+    tuned: Path, rows: dict[str, Path], tmp_path: Path
+) -> None:
+    import transformers
+
+    half = tmp_path / "half"
+    folders.load(tuned).to(torch.bfloat16).save_pretrained(half)
+    transformers.AutoTokenizer.from_pretrained(tuned).save_pretrained(half)
+    run(half, rows, tmp_path / "out", "ga_gdr", lora_rank=0, steps=1)
+    assert {tensor.dtype for tensor in folders.weights(tmp_path / "out").values()} == {torch.bfloat16}
+    assert any("weights of bfloat16 are trained as they are" in n for n in report(tmp_path / "out")["notes"])
+
+
 def test_models_and_rows_without_effect_are_told(tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:
     """A reference that nothing is compared with is a mistake; rows and an augmenter that are not needed a note."""
     with pytest.raises(BadInput, match=r"reference model was given, and ga_gdr compares with none.*_klr"):

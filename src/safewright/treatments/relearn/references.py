@@ -61,6 +61,12 @@ def frozen(model: Any) -> Iterator[None]:
             module.training = mode
 
 
+def arithmetic(model: Any, bf16: bool) -> Any:
+    """A context of mixed arithmetic, as training under ``precision=bf16`` has it: what a model would say in
+    float32 differs from what it says in training, and the difference would be unlearned."""
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bf16)
+
+
 @contextmanager
 def adapter_off(model: Any) -> Iterator[None]:
     """The model without its adapter. PEFT's own context also examines every module, which takes longer than a
@@ -74,16 +80,20 @@ def adapter_off(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Live:
-    """A reference that is run beside the model: ``copy``, or where that is None the model's adapter switched off."""
+    """A reference that is run beside the model: ``copy``, or where that is None the model's adapter switched off.
+
+    A copy is in mixed arithmetic where ``bf16`` says that the model is.
+    """
 
     pad: int
     copy: Any = None
+    bf16: bool = False
 
     @contextmanager
     def opened(self, model: Any) -> Iterator[Any]:
         """The reference as a model, frozen."""
         if self.copy is not None:
-            with frozen(self.copy):
+            with frozen(self.copy), arithmetic(self.copy, self.bf16):
                 yield self.copy
             return
         with frozen(model), adapter_off(model):
@@ -122,6 +132,7 @@ class Cached:
         pad: int,
         batch: int,
         progress: Any,
+        bf16: bool = False,
     ) -> None:
         """Run the model over examples by part, in batches of about one length.
 
@@ -132,10 +143,11 @@ class Cached:
             pad: The token that fills up rows.
             batch: Rows at once.
             progress: Told every batch.
+            bf16: Whether the training will be in mixed arithmetic.
         """
         total, done = sum(map(len, examples.values())), 0
         device = next(model.parameters()).device
-        with frozen(model):
+        with frozen(model), arithmetic(model, bf16):
             for part, rows in examples.items():
                 order = sorted(range(len(rows)), key=lambda place: len(rows[place].ids))
                 sums = torch.zeros(len(rows), dtype=torch.float64)

@@ -58,6 +58,7 @@ def train(job: Job) -> Made:
         reference = _reference(job, settings, model, gathered, pad, vocabulary)
         probe = _Probe(model, gathered.pairs.parts["forget"][:PROBES], pad)
         model, misled = _trainable(job, settings, model)
+        gathered.notes.extend(_coarse(model))
         options = fit_options(job.config, settings)
         objective = Unlearning(
             settings,
@@ -202,7 +203,7 @@ def _reference(
         return None
     if settings.reference == "adapter_off":
         return Live(pad)
-    before = model
+    before, bf16 = model, job.config.precision == "bf16"
     if "reference" in job.models:
         other: Any = load(job.models["reference"], device=job.device, need=frozenset({"gradient"}))
         before = other.model
@@ -215,7 +216,7 @@ def _reference(
             )
     if settings.reference == "model":
         before = before if before is not model else copy.deepcopy(model)
-        return Live(pad, before.requires_grad_(False).eval())
+        return Live(pad, before.requires_grad_(False).eval(), bf16)
     cached = Cached(kept_tokens(vocabulary, job.config.reference_top))
     examples: dict[str, Sequence[Example]] = {}
     if settings.loss in ("npo", "dpo", "undial"):
@@ -228,7 +229,7 @@ def _reference(
         *(["forget"] if settings.loss == "undial" else []),
         *(["retain"] if "kl" in settings.keeps else []),
     ]
-    cached.take(before, examples, tops=tops, pad=pad, batch=settings.batch, progress=job.progress)
+    cached.take(before, examples, tops=tops, pad=pad, batch=settings.batch, progress=job.progress, bf16=bf16)
     return cached
 
 
@@ -260,6 +261,17 @@ def _trainable(job: Job, settings: Resolved, model: Any) -> tuple[Any, Misled | 
         ),
         None,
     )
+
+
+def _coarse(model: Any) -> list[str]:
+    """A warning where weights of few digits are trained as they are; adapters are float32 on any model."""
+    kinds = {p.dtype for p in model.parameters() if p.requires_grad} & {torch.bfloat16, torch.float16}
+    return [
+        f"weights of {str(kind).removeprefix('torch.')} are trained as they are: steps below their rounding "
+        f"(about 1/{256 if kind == torch.bfloat16 else 2048} of a weight) are lost; a higher lr, an adapter, or "
+        f"weights in float32 move more"
+        for kind in sorted(kinds, key=str)
+    ]
 
 
 DOWN = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "w2", "fc_out")
