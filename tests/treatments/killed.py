@@ -12,6 +12,18 @@ from typing import Any
 POINTS = ("replace", "pwrite", "fsync", "fdatasync", "ftruncate", "posix_fallocate")
 """Calls of the system before which a process may be killed; progress counts as one, too."""
 
+PRELOADED = [
+    "torch",
+    "transformers.trainer",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+    "trl.trainer.sft_trainer",
+    "safewright.treatments.safe_delta.applying",
+    "safewright.treatments.relearn.training",
+    "tests.contract.fakes",
+]
+"""What is imported once, and found by every process: transformers and trl import their parts when first used."""
+
 
 def _work(given: Mapping[str, Any], kill_at: int | None, told: Any) -> None:
     passed = 0
@@ -42,9 +54,7 @@ def _work(given: Mapping[str, Any], kill_at: int | None, told: Any) -> None:
 def in_process(given: Mapping[str, Any], kill_at: int | None = None) -> int | None:
     """Run `safewright.treatments.treat` in a process; the points it passed, or None where it was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch", "transformers", "peft", "trl", "safewright.treatments.safe_delta.applying"]
-    )
+    context.set_forkserver_preload(PRELOADED)
     told = context.SimpleQueue()
     process = context.Process(target=_work, args=(dict(given), kill_at, told))
     process.start()
