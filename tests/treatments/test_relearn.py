@@ -397,6 +397,9 @@ def test_alternatives_must_be_there_and_differ(tuned: Path, rows: dict[str, Path
     with pytest.raises(BadInput, match=r"8 alternative answers are the answer to be forgotten .first: r000"):
         run(tuned, rows, tmp_path / "out", "dpo", data={**data, "alternatives": rows["forget"]})
     lines = [json.loads(line) for line in rows["forget"].read_text().splitlines()]
+    text = unlearning.write(tmp_path / "text.jsonl", [{**line, "wrong": "lop mus"} for line in lines])
+    with pytest.raises(BadInput, match="'r000' has `wrong` that is no list"):  # its letters would be taught
+        run(tuned, rows, tmp_path / "out", "altpo", data={**data, "forget": text})
     wrong = unlearning.write(tmp_path / "wrong.jsonl", [{**line, "wrong": ["lop mus"]} for line in lines])
     run(tuned, rows, tmp_path / "out", "altpo", data={**data, "forget": wrong})
     assert report(tmp_path / "out")["rows"] == {"chosen": 8, "forget": 8, "retain": 12}

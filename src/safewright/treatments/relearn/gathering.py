@@ -20,7 +20,7 @@ from safewright.training.pairing import Pairs
 from safewright.treatments.job import Job
 from safewright.treatments.relearn import augmenting
 from safewright.treatments.relearn.augmenting.items import SHOWN, items_of, require_disjoint
-from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of
+from safewright.treatments.relearn.augmenting.leaks import Guard, secrets_of, texts
 from safewright.treatments.relearn.augmenting.pipeline import require_coverage
 from safewright.treatments.relearn.config import Resolved, require_retain
 from safewright.treatments.relearn.soft import SECRET, VAGUE, SoftRows, soft_rows
@@ -279,7 +279,7 @@ def _alternatives(job: Job) -> Mapping[str, list[str]]:
             by_question.setdefault(normalise(question(row)), []).append(row.reference)
     found: dict[str, list[str]] = {}
     for row in job.rows("forget"):
-        wrong = [text for text in row.meta.get("wrong", ()) if isinstance(text, str) and text.strip()]
+        wrong = texts(row.id, "wrong", row.meta["wrong"]) if row.meta.get("wrong") else []
         found[row.id] = by_id.get(row.id) or by_question.get(normalise(question(row))) or wrong
     lacking = [key for key, answers in found.items() if not answers]
     if lacking:
