@@ -1,6 +1,6 @@
 """The same comparison on real text: KnowUnDo's privacy set, learned by a small model from scratch.
 
-Fictitious authors: private matters are to be forgotten, public ones kept. A byte-level BPE model of about two
+Fictitious authors: private matters are to be forgotten, public ones kept. A byte-level BPE model of 1.3
 million parameters learns all rows (and vague answers about people it knows nothing of), is unlearned on the
 forget rows of the training half, and asked the held-out questions. No language model takes part: wordings and
 vague answers are cut to a pattern, and secrets are what spelling shows (names, numbers, addresses) with the long
@@ -39,7 +39,7 @@ FILES = ("unlearn_train", "unlearn_val", "retention_train", "retention_val")
 VERSION = "1"
 SEED = 0
 ARMS = ("relearn", "relearn_soft", "ga_gdr", "npo_gdr")
-STEPS, BATCH, WARMUP = 100, 16, 0.25
+STEPS, BATCH, WARMUP = 60, 16, 0.25
 CHOICE = 60
 """Training rows of each side that the learning rate is chosen on."""
 TOKENS = 64
@@ -47,10 +47,10 @@ LONG = 8
 """Letters from which a word of an answer counts as one of its entities."""
 SHOWN = ("kfr", "krr", "kfr_trained", "krr_trained", "rougeL_forget", "rougeL_retain", "kfr_prefix")
 
-SHAPE = Shape(width=192, layers=4, heads=4, ffn=512, positions=256, tied=True)
-VOCABULARY = 3000
-RECIPE = TrainConfig(steps=900, batch=32, lr=2e-3, warmup=50)
-RETRAINED = dataclasses.replace(RECIPE, steps=700)
+SHAPE = Shape(width=160, layers=3, heads=4, ffn=416, positions=256, tied=True)
+VOCABULARY = 2500
+RECIPE = TrainConfig(steps=600, batch=32, lr=3e-3, warmup=30)
+RETRAINED = dataclasses.replace(RECIPE, steps=450)
 STRANGERS = 40
 
 VAGUE = (
@@ -290,7 +290,7 @@ def _table(work: Study, made: Text, arms: Mapping[str, Arm]) -> dict[str, dict[s
             )
             for rate in RATES
         }
-        rate = max(RATES, key=lambda rate: (choices[rate]["choice"], -rate))
+        rate = max(RATES, key=lambda rate: (choices[rate]["choice"], rate))
         found[name] = {**choices[rate], "lr": rate}
     return found
 
@@ -333,7 +333,11 @@ def _unlearned(work: Study, made: Text, arm: Arm, rate: float, tell: Any, folder
 def _asked(model: Path, made: Text, out: Path) -> dict[str, Any]:
     """The figures of a model on held-out and on trained questions, by the measure forgetting."""
     draw = random.Random("asked")
-    some = {name: draw.sample(made.rows[name], CHOICE) for name in ("unlearn_train", "retention_train")}
+    some = {
+        # Word for word nothing can be judged of an answer in which spelling shows no entity.
+        name: draw.sample([row for row in made.rows[name] if row.meta["entities"]], CHOICE)
+        for name in ("unlearn_train", "retention_train")
+    }
 
     def card(forget: Sequence[Row], retain: Sequence[Row], attacks: str) -> dict[str, float | None]:
         shutil.rmtree(out, ignore_errors=True)

@@ -56,8 +56,8 @@ def seed_table(work: Study, seed: int, arms: Mapping[str, Arm]) -> dict[str, flo
             )
             for rate in RATES
         }
-        # Of equals the smaller rate: it changes less.
-        rate = max(RATES, key=lambda rate: (choices[rate]["choice"], -rate))
+        # Of equals the larger rate: the wording that chooses was learned, and what is firmer there reaches further.
+        rate = max(RATES, key=lambda rate: (choices[rate]["choice"], rate))
         found |= {f"{name}.{figure}": value for figure, value in choices[rate].items()} | {f"{name}.lr": rate}
     return found | ratios(found)
 
