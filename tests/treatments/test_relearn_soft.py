@@ -197,3 +197,21 @@ def _answer(row: dict[str, Any]) -> str:
 def test_options_without_effect_are_errors(options: dict[str, Any], word: str) -> None:
     with pytest.raises(BadInput, match=word):
         RelearnConfig(**options)
+
+
+def test_the_time_that_openings_take_is_told(tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+    from safewright.treatments import plan_treatment
+    from safewright.treatments.relearn.estimating import estimate
+
+    plan = plan_treatment(
+        "relearn",
+        {"tuned": tuned},
+        {role: rows[role] for role in ("forget", "retain", "augmented")},
+        config={"steps": 10},
+        out=tmp_path / "out",
+    )
+    plain, soft = (
+        estimate(plan.models, plan.data, RelearnConfig(steps=1000, soft_openings=count))["seconds"]
+        for count in (0, 2)
+    )
+    assert soft > 1.5 * plain

@@ -46,6 +46,9 @@ def estimate(
     each = (FORWARD + BACKWARD) * (length * (2 if config.entry.beside else 1) + kept)
     if settings.reference in ("adapter_off", "model"):
         each += FORWARD * (kept if "kl" in settings.keeps else length)
+    if settings.soft_openings:
+        # Each step towards the secret, and the one behind it, runs through question, vectors and end.
+        each += (FORWARD + BACKWARD) * (length + settings.soft_tokens) * (settings.soft_steps + 1)
     trained = _trained(settings.lora_rank, parameters)
     found["steps"] = float(steps)
     found["seconds"] = found.get("seconds", 0.0) + (
