@@ -45,12 +45,17 @@ CHOICE = 60
 TOKENS = 64
 LONG = 8
 """Letters from which a word of an answer counts as one of its entities."""
-SHOWN = ("kfr", "krr", "kfr_trained", "krr_trained", "rougeL_forget", "rougeL_retain", "kfr_prefix")
+SHOWN = (
+    *("kfr", "krr", "kfr_trained", "krr_trained", "kfr[prefix]"),
+    *("rougeL_recall_forget", "rougeL_recall_retain", "bi_forget"),
+)
+KNOWN = 0.9
+"""KRR that the first model must have, or what is forgotten cannot be told from what was never learned."""
 
 SHAPE = Shape(width=160, layers=3, heads=4, ffn=416, positions=256, tied=True)
 VOCABULARY = 2500
-RECIPE = TrainConfig(steps=600, batch=32, lr=3e-3, warmup=30)
-RETRAINED = dataclasses.replace(RECIPE, steps=450)
+RECIPE = TrainConfig(steps=1600, batch=16, lr=2.5e-3, warmup=50)
+RETRAINED = dataclasses.replace(RECIPE, steps=1100)
 STRANGERS = 40
 
 VAGUE = (
@@ -98,6 +103,11 @@ def compared(work: Study, arms: Mapping[str, Arm]) -> list[str]:
         f"{len(made.rows['unlearn_val'])} and {len(made.rows['retention_val'])} held-out questions (_trained: "
         f"{CHOICE} of the trained ones each)"
     ]
+    known = float(table["vanilla"]["krr"] or 0.0)
+    if known < KNOWN:
+        lines.append(
+            f"real text: the first model knows {known:.2f} of what is kept, less than {KNOWN}: read nothing into it"
+        )
     for name, found in table.items():
         rate = f" at lr {found['lr']:g}" if "lr" in found else ""
         said = ", ".join(f"{key} {found[key]:.2f}" for key in SHOWN if found.get(key) is not None)
