@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ from tests.training.test_loop import apart
 from tests.treatments import folders
 
 Start = Callable[..., subprocess.Popen[str]]
+ENTRY = catalog._entries.pop("fake_trains")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _entered() -> Iterator[None]:
+    """The made-up treatment in the catalog, which other tests must find as it is."""
+    catalog.entries()
+    catalog._entries["fake_trains"] = ENTRY
+    yield
+    catalog._entries.pop("fake_trains")
 
 
 @pytest.fixture(scope="module")
