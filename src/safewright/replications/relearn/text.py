@@ -39,7 +39,7 @@ FILES = ("unlearn_train", "unlearn_val", "retention_train", "retention_val")
 VERSION = "1"
 SEED = 0
 ARMS = ("relearn", "relearn_soft", "ga_gdr", "npo_gdr")
-STEPS, BATCH, WARMUP = 60, 16, 0.25
+STEPS, BATCH, WARMUP = 150, 16, 0.25
 CHOICE = 60
 """Training rows of each side that the learning rate is chosen on."""
 TOKENS = 64
