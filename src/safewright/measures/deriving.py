@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safewright.measures.behaviour import Behaviour, Derived
 from safewright.models import Loaded
 from safewright.models.chat import folded
+from safewright.models.ordering import in_order
 from safewright.runs import Run
 from safewright.runs.progress import Progress
 from safewright.types import Chat, Decoding, Generation, ModelRef, Row, TokenScores
@@ -60,10 +61,7 @@ class Begun:
         return {**self.inner.conventions, **about_opening(self.ref, self.how)}
 
     def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
-        found: dict[int, Generation] = {}
-        for ready in self.stream(chats, how):
-            found.update(ready)
-        return [found[index] for index in range(len(chats))]
+        return in_order(self.stream(chats, how), len(chats))
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()

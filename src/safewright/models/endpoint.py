@@ -27,6 +27,7 @@ from safewright.models._http import (
     side_by_side,
 )
 from safewright.models.chat import THINK, started
+from safewright.models.ordering import in_order
 from safewright.models.overlong import least_room, overlong
 from safewright.models.recipes import checked
 from safewright.runs import digest_json, run_sync
@@ -305,10 +306,7 @@ class Endpoint:
 
     def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
         """One generation per chat, in the order given; see `stream`."""
-        found: dict[int, Generation] = {}
-        for ready in self.stream(chats, how):
-            found.update(ready)
-        return [found[index] for index in range(len(chats))]
+        return in_order(self.stream(chats, how), len(chats))
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()

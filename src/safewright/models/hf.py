@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safewright.errors import BadInput, NumericalFailure, need_extra
 from safewright.models import chat as chats_
+from safewright.models.ordering import in_order
 from safewright.models.overlong import least_room, overlong
 from safewright.models.prefixes import (
     PART_SHARED,
@@ -135,10 +136,7 @@ class HfModel:
         }
 
     def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
-        found: dict[int, Generation] = {}
-        for ready in self.stream(chats, how):
-            found.update(ready)
-        return [found[index] for index in range(len(chats))]
+        return in_order(self.stream(chats, how), len(chats))
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
@@ -421,10 +419,7 @@ class HfModel:
             chosen = scores.gather(1, torch.tensor(ids, device=scores.device).reshape(-1, 1).long())
             return TokenScores(tuple(ids), tuple(chosen.flatten().tolist()))
 
-        found: dict[int, TokenScores] = {}
-        for ready in self.supervised(list(zip(prompts, targets, strict=True)), picked):
-            found.update(ready)
-        return [found[index] for index in range(len(chats))]
+        return in_order(self.supervised(list(zip(prompts, targets, strict=True)), picked), len(chats))
 
     def supervised(
         self,

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from safewright.errors import BadInput, Missing, SafewrightError, need_extra
 from safewright.models._http import FILTERED, in_background, nothing, side_by_side
 from safewright.models.chat import STARTED, THINK, split_reasoning
+from safewright.models.ordering import in_order
 from safewright.models.recipes import checked
 from safewright.runs import digest_json, from_json, to_json
 from safewright.types import Chat, Decoding, Generation, ModelRef, Stop, TokenScores
@@ -103,10 +104,7 @@ class InspectModel:
 
     def generate(self, chats: Sequence[Chat], how: Decoding) -> list[Generation]:
         """One generation per chat, in the order given; see `stream`."""
-        found: dict[int, Generation] = {}
-        for ready in self.stream(chats, how):
-            found.update(ready)
-        return [found[index] for index in range(len(chats))]
+        return in_order(self.stream(chats, how), len(chats))
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
