@@ -4,9 +4,6 @@ killed while a matrix runs."""
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import os
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +17,7 @@ from safewright.treatments import Job, Made
 from safewright.types import Check
 from tests.contract.fakes import Sure
 from tests.treatments import folders
-from tests.treatments.killed import POINTS
+from tests.treatments.killed import counting, run_apart
 
 
 @dataclass(frozen=True)
@@ -100,37 +97,13 @@ def _work(asked: Mapping[str, Any], out: Path, kill_at: int | None, told: Any) -
     from safewright.compose.matrix import matrix
 
     gc.freeze()  # what was imported before the fork
-    passed = 0
-
-    def tick(*_: Any) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def before(call: Any) -> Any:
-        def counted(*arguments: Any, **more: Any) -> Any:
-            tick()
-            return call(*arguments, **more)
-
-        return counted
-
-    for name in POINTS:
-        setattr(os, name, before(getattr(os, name)))
+    tick, passed = counting(kill_at)
     with entered():
         matrix(**asked, out=out, progress=tick)
-    told.put(passed)
+    told.put(passed())
 
 
 def in_process(asked: Mapping[str, Any], out: Path, kill_at: int | None = None) -> int | None:
     """A matrix in a process of its own; the points it passed, or None where it was killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "peft", "safewright.compose.matrix"])
-    told = context.SimpleQueue()
-    process = context.Process(target=_work, args=(dict(asked), out, kill_at, told))
-    process.start()
-    process.join(100)
-    if kill_at is not None and process.exitcode == -signal.SIGKILL:
-        return None
-    assert process.exitcode == 0, f"exit code {process.exitcode} (killed at {kill_at})"
-    return int(told.get())
+    preload = ["torch", "transformers", "peft", "safewright.compose.matrix"]
+    return run_apart(_work, [dict(asked), out], kill_at, preload, 100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ PRELOADED = [
 """What is imported once, and found by every process: transformers and trl import their parts when first used."""
 
 
-def _work(given: Mapping[str, Any], kill_at: int | None, told: Any) -> None:
+def counting(kill_at: int | None) -> tuple[Callable[..., None], Callable[[], int]]:
+    """What to call at every point besides the system's, and how many points this process has passed so far.
+
+    Before point ``kill_at`` it kills itself.
+    """
     passed = 0
 
     def tick(*_: Any) -> None:
@@ -43,26 +47,38 @@ def _work(given: Mapping[str, Any], kill_at: int | None, told: Any) -> None:
 
     for name in POINTS:
         setattr(os, name, before(getattr(os, name)))
+    return tick, lambda: passed
+
+
+def run_apart(
+    work: Callable[..., None], given: Sequence[Any], kill_at: int | None, preload: Sequence[str], seconds: int
+) -> int | None:
+    """Run ``work(*given, kill_at, told)`` in a process; what it told, or None where it was killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    told = context.SimpleQueue()
+    process = context.Process(target=work, args=(*given, kill_at, told))
+    process.start()
+    process.join(seconds)
+    if kill_at is not None and process.exitcode == -signal.SIGKILL:
+        return None
+    assert process.exitcode == 0, f"exit code {process.exitcode} (killed at {kill_at})"
+    return int(told.get())
+
+
+def _work(given: Mapping[str, Any], kill_at: int | None, told: Any) -> None:
+    tick, passed = counting(kill_at)
     import tests.contract.fakes
     from safewright.treatments import treat
 
     assert tests.contract.fakes.fake_identity is not None
     treat(**given, progress=tick)
-    told.put(passed)
+    told.put(passed())
 
 
 def in_process(given: Mapping[str, Any], kill_at: int | None = None) -> int | None:
     """Run `safewright.treatments.treat` in a process; the points it passed, or None where it was killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    told = context.SimpleQueue()
-    process = context.Process(target=_work, args=(dict(given), kill_at, told))
-    process.start()
-    process.join(300)
-    if kill_at is not None and process.exitcode == -signal.SIGKILL:
-        return None
-    assert process.exitcode == 0, f"exit code {process.exitcode} (killed at {kill_at})"
-    return int(told.get())
+    return run_apart(_work, [dict(given)], kill_at, PRELOADED, 300)
 
 
 def kill_and_resume(given: Mapping[str, Any], out: Path, kill_at: int) -> None:
