@@ -94,6 +94,26 @@ class _Watch:
         return [False] * count if self._bad is None else self._bad.tolist()
 
 
+class _Follower:
+    """What `generate` calls a streamer: hands each token on, and remembers when no more are wanted."""
+
+    def __init__(self, heard: Callable[[list[int]], bool]) -> None:
+        self._heard, self._prompt, self._wanted = heard, True, True
+
+    def put(self, tokens: torch.Tensor) -> None:
+        if self._prompt:  # it is told the prompt first
+            self._prompt = False
+        else:
+            self._wanted = self._heard(tokens.flatten().tolist()) and self._wanted
+
+    def end(self) -> None:
+        """Nothing is kept back."""
+
+    def ended(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """A stopping criterion: which lines are to end."""
+        return input_ids.new_full((len(input_ids),), not self._wanted).bool()
+
+
 class HfModel:
     """A `Loaded` over a transformers model; see `safewright.models.engine.Loaded`.
 
@@ -228,7 +248,34 @@ class HfModel:
                 else:
                     owner.generation_config = setting
 
-    def _generate(self, batch: Batch, prompts: Sequence[list[int]], how: Decoding) -> list[list[int] | None]:
+    def follow(self, chat: Chat, how: Decoding, heard: Callable[[list[int]], bool]) -> Generation:
+        """One answer, whose tokens are handed out as they are written; what `generate` says of that chat alone.
+
+        Args:
+            chat: The conversation.
+            how: Decoding.
+            heard: Gets the next tokens; when it returns False, the answer ends there or one token later, with the
+                ``stop`` ``length``.
+        """
+        how = checked(how)
+        text = chats_.render(self.tokenizer, chat)
+        prompt = self._ids(text, special_twice=how.special_twice)
+        if chats_.started(chat) is not None:
+            prompt = self._begun(chat)
+        least = least_room(how)
+        planned = plan_batches([len(prompt)], 1, how.max_new_tokens, self.limit, least_room=least)
+        if not planned:
+            return self._left_out(len(prompt), least)
+        follower = _Follower(heard)
+        with self.evaluating():
+            (tokens,) = self._generate(
+                planned[0], [prompt], how, streamer=follower, stopping_criteria=[follower.ended]
+            )
+        return self._read(text, tokens, planned[0].new_tokens) if tokens is not None else _failed(NAN)
+
+    def _generate(
+        self, batch: Batch, prompts: Sequence[list[int]], how: Decoding, **more: Any
+    ) -> list[list[int] | None]:
         import torch
         import transformers
 
@@ -255,6 +302,7 @@ class HfModel:
                 past,
                 generation_config=config,
                 logits_processor=transformers.LogitsProcessorList([watch]),
+                **more,
             )
         self.prompted += sum(map(len, lines))
         said: list[list[int]] = output[:, max(map(len, lines)) :].tolist()
