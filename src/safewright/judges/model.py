@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -55,6 +56,8 @@ class JudgeModel:
         """Requests under way at once, where the model runs elsewhere; the engine's default where None."""
         self.timeout: float | None = None
         """Seconds for one such request; the engine's default where None."""
+        self.allowed: tuple[str, ...] = ()
+        """Control words that may stand in questions, as who asks has broken them in all material."""
 
     @functools.cached_property
     def ref(self) -> ModelRef:
@@ -88,12 +91,18 @@ class JudgeModel:
         """What a scorecard says about it. Where its folder lies is not part of what it is."""
         return {"model": self.ref.digest, "model_kind": self.ref.kind, "decoding": to_json(self.how)}
 
-    async def generate(self, chats: Sequence[Chat]) -> list[Generation]:
-        """One generation per chat, in order; equal chats are one question."""
+    async def generate(self, chats: Sequence[Chat], how: Decoding | None = None) -> list[Generation]:
+        """One generation per chat, in order; equal chats are one question.
+
+        Args:
+            chats: What to ask.
+            how: Another way to answer than its own: who draws several replies gives each draw a seed.
+        """
         import asyncio  # listing the judges does not need it
 
-        chats = [_plain(chat) for chat in chats]
-        keys = [call_key(self.ref.digest, chat, self.how) for chat in chats]
+        how = self.how if how is None else how
+        chats = [_plain(chat, (), self.allowed) for chat in chats]
+        keys = [call_key(self.ref.digest, chat, how) for chat in chats]
         unique = dict(zip(keys, chats, strict=True))
         answers: dict[str, Any] = {}
         mine: dict[str, Future[Any]] = {}
@@ -110,13 +119,13 @@ class JudgeModel:
                 self.calls.fail(key, error)
             raise
         if mine:
-            await self._ask(unique, mine)
+            await self._ask(unique, mine, how)
         for key, future in (mine | others).items():
             # Shielded: who is cancelled while waiting must not cancel the others' answer.
             answers[key] = await asyncio.shield(asyncio.wrap_future(future))
         return [from_json(Generation, answers[key]) for key in keys]
 
-    async def _ask(self, chats: Mapping[str, Chat], mine: Mapping[str, Future[Any]]) -> None:
+    async def _ask(self, chats: Mapping[str, Chat], mine: Mapping[str, Future[Any]], how: Decoding) -> None:
         """Ask what was claimed; every claim is settled, or fails, before this returns."""
         import asyncio
 
@@ -134,14 +143,18 @@ class JudgeModel:
             asked = getattr(loaded, "agenerate", None)
             if asked is not None:
                 own = [key for key in keys if key in mine]
+                # A sampled reply must not depend on what a killed run has received already.
+                order = {key: place for place, key in enumerate(keys)}
+                places = {"places": [order[key] for key in own]} if how.temperature > 0 else {}
                 await asked(
                     [chats[key] for key in own],
-                    self.how,
+                    how,
                     received=lambda index, generation: received(own[index], generation),
+                    **places,
                 )
             else:
                 done = frozenset(place for place, key in enumerate(keys) if key not in mine)
-                await asyncio.to_thread(self._stream, loaded, keys, list(chats.values()), done, received)
+                await asyncio.to_thread(self._stream, loaded, keys, list(chats.values()), how, done, received)
             if open_:
                 raise RuntimeError(f"{len(open_)} of {len(mine)} questions to {self.ref.where} got no answer")
         except BaseException as error:
@@ -154,12 +167,14 @@ class JudgeModel:
         loaded: Loaded,
         keys: Sequence[str],
         chats: Sequence[Chat],
+        how: Decoding,
         done: frozenset[int],
         received: Callable[[str, Generation], None],
     ) -> None:
         own = getattr(getattr(loaded, "tokenizer", None), "all_special_tokens", ())
+        plain = [_plain(chat, own, self.allowed) for chat in chats]
         with self._lock:
-            for ready in loaded.stream([_plain(chat, own) for chat in chats], self.how, done=done):
+            for ready in loaded.stream(plain, how, done=done):
                 for index, generation in ready:
                     received(keys[index], generation)
 
@@ -188,9 +203,21 @@ class JudgeModel:
                 self._loaded = None
 
 
-def _plain(chat: Chat, tokens: Sequence[str] = ()) -> list[Message]:
-    """A conversation whose turns hold no control tokens: they quote what is judged."""
-    return [{**turn, "content": without_control(turn["content"], tokens)} for turn in chat]
+def _plain(chat: Chat, tokens: Sequence[str] = (), allowed: Sequence[str] = ()) -> list[Message]:
+    """A conversation whose turns hold no control tokens but the allowed ones: they quote what is judged."""
+    if not allowed:
+        return [{**turn, "content": without_control(turn["content"], tokens)} for turn in chat]
+    parts = re.compile(f"({'|'.join(map(re.escape, allowed))})")
+    return [
+        {
+            **turn,
+            "content": "".join(
+                part if part in allowed else without_control(part, tokens)
+                for part in parts.split(turn["content"])
+            ),
+        }
+        for turn in chat
+    ]
 
 
 def models_of(judge: Judge) -> tuple[JudgeModel, ...]:

@@ -340,6 +340,7 @@ class Endpoint:
         how: Decoding,
         *,
         received: Callable[[int, Generation], None] | None = None,
+        places: Sequence[int] | None = None,
     ) -> list[Generation]:
         """One generation per chat, in the order given, asked on the caller's own event loop.
 
@@ -349,9 +350,10 @@ class Endpoint:
 
         Args:
             chats: What to ask.
-            how: Decoding; above temperature 0 a chat's seed follows from its place among ``chats``.
-            received: Called with a place and its generation when that arrives, before anything else happens
-                (failures too: see `Generation.stop`).
+            how: Decoding; above temperature 0 a chat's seed follows from its place.
+            received: Called with an index into ``chats`` and its generation when that arrives, before anything
+                else happens (failures too: see `Generation.stop`).
+            places: The place of each chat, where they are a part of more; else its index.
 
         Raises:
             Missing: The server answered nothing at all (or httpx is not installed).
@@ -363,7 +365,12 @@ class Endpoint:
         found: dict[int, Generation] = {}
         broken: list[Exception] = []
 
-        def put(index: int, generation: Generation) -> None:
+        numbered = {
+            place: index for index, place in enumerate(range(len(chats)) if places is None else places)
+        }
+
+        def put(place: int, generation: Generation) -> None:
+            index = numbered[place]
             found[index] = generation
             try:
                 if received is not None:
@@ -375,7 +382,8 @@ class Endpoint:
         session = wire.session
         session.pending += len(chats)
         try:
-            questions = (_Question(i, chat, put) for i, chat in enumerate(chats) if not broken)
+            asked = zip(numbered, chats, strict=True)
+            questions = (_Question(place, chat, put) for place, chat in asked if not broken)
             await self._ask_all(wire.lines, session, questions, len(chats), how)
             if not broken and len(found) < len(chats):  # these failed while others may yet be answered
                 await session.settled.wait()

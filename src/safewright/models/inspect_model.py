@@ -124,25 +124,30 @@ class InspectModel:
         chats: Sequence[Chat],
         how: Decoding,
         received: Callable[[int, Generation], None] | None = None,
+        places: Sequence[int] | None = None,
     ) -> list[Generation]:
         """One generation per chat, in the order given.
 
         Args:
             chats: The conversations.
-            how: How they are answered.
+            how: How they are answered; above temperature 0 a chat's seed follows from its place.
             received: Called with an index and its generation as soon as it is there.
+            places: The place of each chat, where they are a part of more; else its index.
 
         Raises:
             Missing: The first questions all failed: no key, no network, no such model; or no inspect-ai.
         """
         found: dict[int, Generation] = {}
+        numbered = {
+            place: index for index, place in enumerate(range(len(chats)) if places is None else places)
+        }
 
-        def put(index: int, generation: Generation) -> None:
-            found[index] = generation
+        def put(place: int, generation: Generation) -> None:
+            found[numbered[place]] = generation
             if received is not None:
-                received(index, generation)
+                received(numbered[place], generation)
 
-        await self._ask_all(list(enumerate(chats)), how, put)
+        await self._ask_all(list(zip(numbered, chats, strict=True)), how, put)
         return [found[index] for index in range(len(chats))]
 
     async def _ask_all(
