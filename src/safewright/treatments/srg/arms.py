@@ -1,0 +1,200 @@
+"""The arms: one name for every way to train on the same records, and what a comparison of them is made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from safewright.errors import BadInput, nearest
+
+
+def _arm(**options: Any) -> Mapping[str, Any]:
+    return MappingProxyType(options)
+
+
+ARMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "rt": _arm(target="rt"),
+        "rt_tokens": _arm(target="rt", budget="tokens"),
+        "srg": _arm(target="srg"),
+        "noguide": _arm(target="noguide"),
+        "label": _arm(target="label"),
+        "filler": _arm(target="filler"),
+        "posthoc": _arm(target="posthoc"),
+        "context": _arm(target="srg", context="kept"),
+        "harden": _arm(target="srg", harden=0.25),
+        "on_policy_kl": _arm(target="srg", objective="on_policy_kl"),
+        "answer_then_check": _arm(target="answer_then_check"),
+        "dpo": _arm(target="srg", objective="dpo"),
+    }
+)
+"""Options of `srg` by arm. All arms are asked the same prompts, in the same order (`context` with a text above)."""
+
+SUMMARIES: Mapping[str, str] = MappingProxyType(
+    {
+        "rt": "refusal training: a short answer, no reasoning",
+        "rt_tokens": "refusal training on as many learned tokens as srg",
+        "srg": "reasoning along the guidelines, then the answer",
+        "noguide": "what is asked and the verdict, then the answer",
+        "label": "the verdict, then the answer",
+        "filler": "as many words without content, then the answer",
+        "posthoc": "the answer, then the same reasoning",
+        "context": "srg with the guidelines kept in the prompt",
+        "harden": "srg with rows whose turn somebody else began",
+        "on_policy_kl": "drawn to what the student itself says below the guidelines",
+        "answer_then_check": "a draft, its examination, then the answer",
+        "dpo": "srg, and kept traces preferred to rejected ones",
+    }
+)
+"""What is learned in each arm, in a line."""
+
+DEFAULT = ("rt", "rt_tokens", "srg", "noguide", "label", "filler", "posthoc", "harden")
+"""Arms of a comparison where none are named: those that need nothing but reasoning and answers."""
+
+SCALED = ("rt", "srg")
+"""Arms that are trained at every data scale."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class FollowUpOptions:
+    """Options of the objectives beside plain fine-tuning; `treat srg` has them too."""
+
+    dpo_beta: float = field(
+        default=0.1, metadata={"help": "objective=dpo: how sharply kept and rejected traces are told apart."}
+    )
+    dpo_rows: float = field(
+        default=1.0,
+        metadata={"help": "objective=dpo: weight of the rows learned as ever beside the pairs; 0 for none."},
+    )
+    on_policy_tokens: int = field(
+        default=512, metadata={"help": "objective=on_policy_kl: most tokens of a drawn answer."}
+    )
+    on_policy_temperature: float = field(
+        default=1.0, metadata={"help": "objective=on_policy_kl: temperature of the draws."}
+    )
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """Options of `safewright treat srg ablate`; the training itself does not read them."""
+
+    arms: str = field(
+        default=",".join(DEFAULT),
+        metadata={"help": f"ablate: arms that are compared: {', '.join(ARMS)}; or all.", "decides": False},
+    )
+    scales: str = field(
+        default="",
+        metadata={
+            "help": f"ablate: shares of the records, such as 0.1,0.3, at which {' and '.join(SCALED)} are also trained.",
+            "decides": False,
+        },
+    )
+    teachers: str = field(
+        default="",
+        metadata={
+            "help": "ablate: NAME=MODEL|FILE|self, comma between: srg is also trained on the records of each teacher, "
+            "made now (MODEL, self) or before (FILE).",
+            "decides": False,
+        },
+    )
+    measures: str = field(
+        default="",
+        metadata={
+            "help": "ablate: measures taken of every arm; default those of attack_success, over_refusal and utility that "
+            "rows are given for.",
+            "decides": False,
+        },
+    )
+
+
+def check(options: Any) -> None:
+    """Pass when the options of the follow-ups and of a comparison can be used.
+
+    Raises:
+        BadInput: One cannot, with the values that can.
+    """
+    for name, low, high in (
+        ("dpo_beta", 1e-6, 1e3),
+        ("dpo_rows", 0, 1e3),
+        ("on_policy_tokens", 1, 1e6),
+        ("on_policy_temperature", 0, 10),
+    ):
+        value = getattr(options, name)
+        if not low <= value <= high:
+            raise BadInput(f"{name} is {value}.", fix=f"It must lie in [{low:g}, {high:g}].")
+    arms_of(options.arms)
+    scales_of(options.scales)
+    teachers_of(options.teachers)
+
+
+def arms_of(text: str) -> tuple[str, ...]:
+    """The arms that ``arms=`` names, in its order.
+
+    Raises:
+        BadInput: One that there is not, one named twice, or none.
+    """
+    if text.strip() == "all":
+        return tuple(ARMS)
+    names = _parts(text, "arms")
+    for name in names:
+        if name not in ARMS:
+            raise BadInput(f"There is no arm {name!r}.", fix=nearest(name, ARMS))
+    if not names:
+        raise BadInput("arms names none.", fix=f"Name some of: {', '.join(ARMS)}; or all.")
+    return names
+
+
+def scales_of(text: str) -> tuple[float, ...]:
+    """The shares that ``scales=`` names, rising; 1 is what the arms themselves are.
+
+    Raises:
+        BadInput: One is no number in (0, 1], or is named twice.
+    """
+    found = []
+    for part in _parts(text, "scales"):
+        try:
+            share = float(part)
+        except ValueError:
+            share = -1.0
+        if not 0 < share <= 1:
+            raise BadInput(f"scales holds {part!r}.", fix="Write shares above 0 and up to 1: 0.1,0.3")
+        found.append(share)
+    if len(set(found)) < len(found):
+        raise BadInput(f"scales is {text!r}.", fix="Name each share once.")
+    return tuple(sorted(share for share in found if share < 1))
+
+
+def teachers_of(text: str) -> dict[str, str]:
+    """By name the teacher that ``teachers=`` gives: a model, a file of records, or ``self``.
+
+    Raises:
+        BadInput: A part is no NAME=TEACHER, or a name is used twice.
+    """
+    found: dict[str, str] = {}
+    for part in _parts(text, "teachers"):
+        name, equals, teacher = (piece.strip() for piece in part.partition("="))
+        if not equals and name == "self":
+            teacher = "self"
+        if not teacher or not _NAME.fullmatch(name):
+            raise BadInput(
+                f"teachers holds {part!r}.",
+                fix="Write NAME=MODEL, NAME=FILE.jsonl or NAME=self, with letters, digits, _ and - in names.",
+            )
+        if name in found:
+            raise BadInput(f"teachers names {name!r} twice.", fix="Give each another name.")
+        found[name] = teacher
+    return found
+
+
+def _parts(text: str, option: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+    if not all(parts):
+        raise BadInput(f"{option} is {text!r}.", fix="Write names with one comma between them.")
+    if len(set(parts)) < len(parts):
+        raise BadInput(f"{option} is {text!r}.", fix="Name each once.")
+    return parts
