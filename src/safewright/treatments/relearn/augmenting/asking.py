@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safewright.judges.asking import Heard, Parse, ask_strictly, once_more
+from safewright.judges.asking import once_more
 from safewright.judges.entities import PROMPTS as ENTITY_PROMPTS
-from safewright.judges.items import marker_of
 from safewright.judges.model import JudgeModel
 from safewright.prompts import load as load_prompt
 from safewright.runs import Calls
+from safewright.treatments.asking import Asker, user
 from safewright.treatments.relearn.augmenting.config import KINDS, AugmentOptions
 from safewright.treatments.relearn.augmenting.replies import Problem, broken
 from safewright.types import Generation, Message, ModelRef
@@ -70,73 +70,28 @@ Check = Callable[[Sequence[Ask]], Awaitable[None]]
 """Looks at replies; calls `Ask.refuse` where one cannot be used."""
 
 
-@dataclass
-class Asker:
-    """Asks one model, and counts what was asked by kind; equal questions are one."""
+async def settle(asker: Asker, kind: str, asks: Sequence[Ask], rounds: int, check: Check) -> None:
+    """Ask, and ask again what cannot be used, at most ``rounds`` times each.
 
-    model: JudgeModel
-    counts: dict[str, int] = field(default_factory=dict)
-    tokens: int = 0
-
-    async def settle(self, kind: str, asks: Sequence[Ask], rounds: int, check: Check) -> None:
-        """Ask, and ask again what cannot be used, at most ``rounds`` times each.
-
-        The model sees its earlier replies and what was wrong with them, so that greedy decoding does not repeat
-        them.
-        """
-        open_ = list(asks)
-        for _ in range(rounds):
-            if not open_:
-                return
-            replies = await self.model.generate([ask.chat for ask in open_])
-            self.counts[kind] = self.counts.get(kind, 0) + len(open_)
-            heard = [ask for ask, reply in zip(open_, replies, strict=True) if self._hear(ask, reply)]
-            await check(heard)
-            open_ = [ask for ask in open_ if ask.problem is not None and not ask.problem.final]
-            for ask in open_:
-                assert ask.problem is not None
-                words = load_prompt("relearn_again").render(problem=ask.problem.words)
-                ask.chat += once_more(ask.text, words)
-
-    async def strictly(
-        self, kind: str, prompts: Sequence[str], parse: Parse, again: str, tries: int
-    ) -> list[Heard]:
-        """Ask for a strict form; see `safewright.judges.asking.ask_strictly`. ``again`` names the further prompt."""
-        more = 0
-
-        def further(problem: str) -> str:
-            nonlocal more
-            more += 1
-            return load_prompt(again).render(problem=problem)
-
-        heard = await ask_strictly(self.model, prompts, parse, further, tries)
-        distinct = dict(zip(prompts, heard, strict=True))
-        self.counts[kind] = self.counts.get(kind, 0) + len(distinct) + more
-        self.tokens += sum(one.tokens for one in distinct.values())
-        return heard
-
-    def _hear(self, ask: Ask, reply: Generation) -> bool:
-        """Take a reply in; whether it is one."""
-        ask.round += 1
-        ask.text = reply.answer.strip()
-        self.tokens += reply.tokens
-        ask.problem = broken(reply)
-        return ask.problem is None
+    The model sees its earlier replies and what was wrong with them, so that greedy decoding does not repeat them.
+    """
+    open_ = list(asks)
+    for _ in range(rounds):
+        if not open_:
+            return
+        replies = await asker.generate(kind, [ask.chat for ask in open_])
+        heard = [ask for ask, reply in zip(open_, replies, strict=True) if _hear(ask, reply)]
+        await check(heard)
+        open_ = [ask for ask in open_ if ask.problem is not None and not ask.problem.final]
+        for ask in open_:
+            assert ask.problem is not None
+            words = load_prompt("relearn_again").render(problem=ask.problem.words)
+            ask.chat += once_more(ask.text, words)
 
 
-def user(text: str) -> Message:
-    """A turn of the user."""
-    return {"role": "user", "content": text}
-
-
-def filled(name: str, **material: Any) -> str:
-    """A prompt filled with material, between markers that the material cannot contain."""
-    texts = [text for text in material.values() if isinstance(text, str)]
-    return load_prompt(name).render(marker=marker_of(*texts), **material)
-
-
-def prompt_digests() -> dict[str, dict[str, str]]:
-    """Version and digest of each prompt."""
-    return {
-        name: {"version": p.version, "digest": p.digest} for name in PROMPTS for p in (load_prompt(name),)
-    }
+def _hear(ask: Ask, reply: Generation) -> bool:
+    """Take a reply in; whether it is one."""
+    ask.round += 1
+    ask.text = reply.answer.strip()
+    ask.problem = broken(reply)
+    return ask.problem is None

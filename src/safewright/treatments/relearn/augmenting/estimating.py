@@ -9,7 +9,7 @@ from safewright.data import LoadedData
 from safewright.judges.entities import extraction_prompt
 from safewright.models.estimate import estimate as estimate_model
 from safewright.models.estimate import tokens
-from safewright.treatments.relearn.augmenting.asking import filled, user
+from safewright.treatments.asking import filled, user
 from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
 from safewright.treatments.relearn.augmenting.items import Item, asks_entities, items_of
 from safewright.treatments.relearn.augmenting.writing import chunks

@@ -8,10 +8,9 @@ is joined by position. An original answer is read by prompts and by the leak che
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from safewright.errors import BadInput, GateFailed
 from safewright.judges.model import JudgeModel
 from safewright.runs import digest_json, run_sync, versions, write_json
 from safewright.runs.atomic import write_lines
-from safewright.runs.calls import FIELDS
 from safewright.runs.progress import Progress, silent
+from safewright.treatments.asking import Asker, deciding, journalled, prompt_digests
 from safewright.treatments.job import Job
 from safewright.treatments.relearn.augmenting import given, writing
-from safewright.treatments.relearn.augmenting.asking import Asker, augmenter, prompt_digests
+from safewright.treatments.relearn.augmenting.asking import PROMPTS, augmenter
 from safewright.treatments.relearn.augmenting.config import AugmentOptions, options_of
 from safewright.treatments.relearn.augmenting.estimating import first_calls
 from safewright.treatments.relearn.augmenting.items import (
@@ -42,7 +41,6 @@ from safewright.types import Message, Row
 FILE = "augmented.jsonl"
 MANIFEST = "manifest.json"
 DROPPED = "dropped.jsonl"
-JOURNAL = "calls"
 UNCOVERED = "uncovered.json"
 STEPS = 4
 """Secrets, questions, answers, rows."""
@@ -115,10 +113,10 @@ def _augmented(
     counts: dict[str, int] = Counter(row.kind for row in rows)
     manifest = {
         "format": "relearn-augmented/1",
-        "options": _deciding(options),
+        "options": deciding(options),
         "seed": seed,
         "models": {} if asker is None else {"augmenter": asker.model.conventions()},
-        "prompts": {} if asker is None else prompt_digests(),
+        "prompts": {} if asker is None else prompt_digests(PROMPTS),
         "versions": versions(("safewright",)),
         "data": {
             role: {"digest": digest_json(list(held)), "rows": len(held)}
@@ -309,15 +307,6 @@ def _wanted(items: Sequence[Item], options: AugmentOptions) -> int:
     return sum(wordings) + options.original * len(items)
 
 
-def _deciding(options: AugmentOptions) -> dict[str, Any]:
-    """The options that decide what the rows are."""
-    return {
-        f.name: getattr(options, f.name)
-        for f in dataclasses.fields(options)
-        if f.metadata.get("decides", True)
-    }
-
-
 def require_coverage(built: Built, options: AugmentOptions) -> None:
     """Pass when enough forget rows got a vague answer.
 
@@ -354,17 +343,10 @@ def build(job: Job) -> Built:
     """
     options = options_of(job.config)
     model = augmenter(job.models["augmenter"], options, job.seed) if "augmenter" in job.models else None
-    detach = None
-    if model is not None:
-        known = job.run.rows(JOURNAL, FIELDS)
-        detach = model.calls.attach(known, _received(job, options, len(known)))
-    try:
+    least = len(first_calls(items_of(job.rows("forget")), options)[0]) if model is not None else 0
+    with journalled(job, [model] if model is not None else [], "replies of the augmenter", least):
         roles = (job.rows("forget"), job.rows("generic"), job.rows("retain"))
         built = _augmented(*roles, options, model, job.seed, job.progress)
-    finally:
-        if model is not None and detach is not None:
-            detach()
-            model.close()
     facts = {
         "rows": len(built.rows),
         "coverage": built.coverage.share,
@@ -378,19 +360,6 @@ def build(job: Job) -> Built:
         job.run.write(UNCOVERED, kept)
         raise
     return built
-
-
-def _received(job: Job, options: AugmentOptions, known: int) -> Callable[[Mapping[str, Any]], None]:
-    """Journals each reply before it is used, and tells how many there are."""
-    least = len(first_calls(items_of(job.rows("forget")), options)[0])
-    count = itertools.count(known + 1)
-
-    def write(row: Mapping[str, Any]) -> None:
-        job.run.append(JOURNAL, row)
-        done = next(count)
-        job.progress("replies of the augmenter", done, max(done, least))
-
-    return write
 
 
 def augment(job: Job) -> dict[str, Any]:

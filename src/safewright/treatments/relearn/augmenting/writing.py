@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from safewright.data.mentions import mentioned, units
 from safewright.judges.asking import Unreadable
 from safewright.judges.entities import extraction_prompt, parse_entities
-from safewright.treatments.relearn.augmenting.asking import Ask, Asker, filled
+from safewright.treatments.asking import Asker, filled
+from safewright.treatments.relearn.augmenting.asking import Ask, settle
 from safewright.treatments.relearn.augmenting.config import AugmentOptions
 from safewright.treatments.relearn.augmenting.items import Item, Wording
 from safewright.treatments.relearn.augmenting.leaks import Guard
@@ -84,7 +85,7 @@ async def write_questions(
             if wrong is not None:
                 ask.refuse(wrong)
 
-    await asker.settle("question", asks, options.answer_rounds, check)
+    await settle(asker, "question", asks, options.answer_rounds, check)
     for ask in asks:
         if ask.problem is not None:
             item, kind = ask.key
@@ -160,7 +161,7 @@ async def write_answers(
         if options.verify:
             await verify(asker, clean, options)
 
-    await asker.settle("answer", asks, options.answer_rounds, check)
+    await settle(asker, "answer", asks, options.answer_rounds, check)
     verdict = "safe" if options.verify else "rules"
     made, dropped = [], []
     for item, wording, own in parts:
