@@ -61,75 +61,39 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True)
-class FollowUpOptions:
-    """Options of the objectives beside plain fine-tuning; `treat srg` has them too."""
-
-    dpo_beta: float = field(
-        default=0.1, metadata={"help": "objective=dpo: how sharply kept and rejected traces are told apart."}
-    )
-    dpo_rows: float = field(
-        default=1.0,
-        metadata={"help": "objective=dpo: weight of the rows learned as ever beside the pairs; 0 for none."},
-    )
-    on_policy_tokens: int = field(
-        default=512, metadata={"help": "objective=on_policy_kl: most tokens of a drawn answer."}
-    )
-    on_policy_temperature: float = field(
-        default=1.0, metadata={"help": "objective=on_policy_kl: temperature of the draws."}
-    )
-
-
-@dataclass(frozen=True)
 class AblationOptions:
-    """Options of `safewright treat srg ablate`; the training itself does not read them."""
+    """Options of `safewright treat srg ablate`, beside those of the training, which every arm has."""
 
     arms: str = field(
         default=",".join(DEFAULT),
-        metadata={"help": f"ablate: arms that are compared: {', '.join(ARMS)}; or all.", "decides": False},
+        metadata={"help": f"Arms that are compared: {', '.join(ARMS)}; or all."},
     )
     scales: str = field(
         default="",
         metadata={
-            "help": f"ablate: shares of the records, such as 0.1,0.3, at which {' and '.join(SCALED)} are also trained.",
-            "decides": False,
+            "help": f"Shares of the records (0.1,0.3) at which {' and '.join(SCALED)} are also trained.",
         },
     )
     teachers: str = field(
         default="",
         metadata={
-            "help": "ablate: NAME=MODEL|FILE|self, comma between: srg is also trained on the records of each teacher, "
+            "help": "NAME=MODEL|FILE|self, comma between: srg is also trained on the records of each teacher, "
             "made now (MODEL, self) or before (FILE).",
-            "decides": False,
         },
     )
     measures: str = field(
         default="",
         metadata={
-            "help": "ablate: measures taken of every arm; default those of attack_success, over_refusal and utility that "
+            "help": "Measures of every arm; default those of attack_success, over_refusal and utility that "
             "rows are given for.",
-            "decides": False,
         },
     )
 
-
-def check(options: Any) -> None:
-    """Pass when the options of the follow-ups and of a comparison can be used.
-
-    Raises:
-        BadInput: One cannot, with the values that can.
-    """
-    for name, low, high in (
-        ("dpo_beta", 1e-6, 1e3),
-        ("dpo_rows", 0, 1e3),
-        ("on_policy_tokens", 1, 1e6),
-        ("on_policy_temperature", 0, 10),
-    ):
-        value = getattr(options, name)
-        if not low <= value <= high:
-            raise BadInput(f"{name} is {value}.", fix=f"It must lie in [{low:g}, {high:g}].")
-    arms_of(options.arms)
-    scales_of(options.scales)
-    teachers_of(options.teachers)
+    def __post_init__(self) -> None:
+        arms_of(self.arms)
+        scales_of(self.scales)
+        teachers_of(self.teachers)
+        measures_of(self.measures)
 
 
 def arms_of(text: str) -> tuple[str, ...]:
@@ -189,6 +153,15 @@ def teachers_of(text: str) -> dict[str, str]:
             raise BadInput(f"teachers names {name!r} twice.", fix="Give each another name.")
         found[name] = teacher
     return found
+
+
+def measures_of(text: str) -> tuple[str, ...]:
+    """The measures that ``measures=`` names.
+
+    Raises:
+        BadInput: One is named twice.
+    """
+    return _parts(text, "measures")
 
 
 def _parts(text: str, option: str) -> tuple[str, ...]:
