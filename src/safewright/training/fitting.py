@@ -182,13 +182,13 @@ def fit(
     with ExitStack() as stack:
         home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safewright-fit-")))
         keeps = folder is not None and options.save_every is not None
-        arguments = _arguments(options, home, steps, rows, count, seed, device, keeps)
+        asked = arguments(options, home, steps, rows, count, seed, device, keeps)
         callbacks = [watching(progress or silent, steps, what)]
         if keeps:
-            callbacks.append(_marking(count))
+            callbacks.append(marking(count))
         trainer = make_trainer(
             model,
-            arguments,
+            asked,
             _Passes(dataset, steps * options.batch),
             collate,
             objective,
@@ -199,8 +199,8 @@ def fit(
             names=getattr(dataset, "names", None),
             callbacks=callbacks,
         )
-        _quiet(trainer)
-        checkpoint = _agreed(trainer, home, count) if keeps else None
+        quiet(trainer)
+        checkpoint = agreed(trainer, home, count) if keeps else None
         if checkpoint:
             trainer.take_up(checkpoint)
         if options.gradient_checkpointing:
@@ -210,14 +210,14 @@ def fit(
         trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
         model.eval()
         if trainer.accelerator.distributed_type.name not in SHARDED:
-            _require_finite(model)
-        losses = [_line(row) for row in trainer.state.log_history if "loss" in row]
+            require_finite(model)
+        losses = [seen(row) for row in trainer.state.log_history if "loss" in row]
         if trainer.accelerator.distributed_type.name not in SHARDED:
             trainer.optimizer.state.clear()  # twice the weights, and the trainer waits for the collector
     return History(steps, losses)
 
 
-def _require_finite(model: Any) -> None:
+def require_finite(model: Any) -> None:
     """Pass when every trained weight is a number: what the last step did, no loss has seen.
 
     Raises:
@@ -232,11 +232,12 @@ def _require_finite(model: Any) -> None:
             )
 
 
-def _line(row: Mapping[str, Any]) -> dict[str, float]:
+def seen(row: Mapping[str, Any]) -> dict[str, float]:
+    """A line of the history from one of a trainer's log."""
     return {name: value for name, value in row.items() if name != "epoch"}
 
 
-def _arguments(
+def arguments(
     options: FitOptions,
     home: Path,
     steps: int,
@@ -245,8 +246,10 @@ def _arguments(
     seed: int,
     device: str,
     keeps: bool,
+    make: Callable[..., Any] | None = None,
+    **more: Any,
 ) -> Any:
-    """transformers' TrainingArguments for a fit."""
+    """The arguments of a trainer for a fit: transformers' own, or what ``make`` makes of them and ``more``."""
     try:
         import transformers
     except ImportError as error:
@@ -258,42 +261,43 @@ def _arguments(
     schedule: str = options.schedule
     if schedule == "constant" and rising:
         schedule = "constant_with_warmup"
-    arguments = transformers.TrainingArguments(
-        output_dir=str(home),
-        max_steps=steps,
-        per_device_train_batch_size=options.per_process(count),
-        gradient_accumulation_steps=options.accumulation,
-        learning_rate=options.lr,
-        lr_scheduler_type=schedule,
-        warmup_steps=rising,
-        weight_decay=options.weight_decay,
-        max_grad_norm=options.clip,
-        optim=OPTIMISERS[options.optimiser],
-        bf16=options.precision == "bf16",
-        use_cpu=on_cpu,
+    given: dict[str, Any] = {
+        "output_dir": str(home),
+        "max_steps": steps,
+        "per_device_train_batch_size": options.per_process(count),
+        "gradient_accumulation_steps": options.accumulation,
+        "learning_rate": options.lr,
+        "lr_scheduler_type": schedule,
+        "warmup_steps": rising,
+        "weight_decay": options.weight_decay,
+        "max_grad_norm": options.clip,
+        "optim": OPTIMISERS[options.optimiser],
+        "bf16": options.precision == "bf16",
+        "use_cpu": on_cpu,
         # In a single process gloo would be asked to reduce, and fails.
-        ddp_backend="gloo" if on_cpu and count > 1 else None,
-        report_to=[],
-        logging_steps=1,
+        "ddp_backend": "gloo" if on_cpu and count > 1 else None,
+        "report_to": [],
+        "logging_steps": 1,
         # The trainer would log a mean in the place of a loss that is no number.
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        save_strategy="steps" if keeps else "no",
-        save_steps=options.save_every if keeps and options.save_every else steps,
-        seed=seed,
-        data_seed=seed,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=not on_cpu,
-        dataloader_drop_last=True,
-    )
-    if arguments.n_gpu > 1:
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "save_strategy": "steps" if keeps else "no",
+        "save_steps": options.save_every if keeps and options.save_every else steps,
+        "seed": seed,
+        "data_seed": seed,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": not on_cpu,
+        "dataloader_drop_last": True,
+    }
+    made = (make or transformers.TrainingArguments)(**{**given, **more})
+    if made.n_gpu > 1:
         raise BadInput(
-            f"One process sees {arguments.n_gpu} GPUs.",
+            f"One process sees {made.n_gpu} GPUs.",
             why="transformers would split every batch among them by threads, and give other results.",
             fix="Use --launch multi_gpu, or choose one: CUDA_VISIBLE_DEVICES=0.",
         )
-    return arguments
+    return made
 
 
 def _require_paged(on_cpu: bool) -> None:
@@ -317,7 +321,8 @@ def _require_paged(on_cpu: bool) -> None:
         )
 
 
-def _quiet(trainer: Any) -> None:
+def quiet(trainer: Any) -> None:
+    """Let a trainer print nothing."""
     import transformers
 
     for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
@@ -341,7 +346,7 @@ def watching(progress: Progress, steps: int, what: str = "training") -> Any:
     return Watching()
 
 
-def _marking(count: int) -> Any:
+def marking(count: int) -> Any:
     """A callback that marks a checkpoint as whole, and only then deletes the older ones."""
     import transformers
 
@@ -360,7 +365,7 @@ def _marking(count: int) -> Any:
     return Marking()
 
 
-def _agreed(trainer: Any, home: Path, count: int) -> str | None:
+def agreed(trainer: Any, home: Path, count: int) -> str | None:
     """The checkpoint that all processes go on from."""
     found = [last_whole(home, WHOLE) if processes.is_main() else None]
     if count > 1:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from safewright.catalog import treatment
 from safewright.errors import BadInput, need_extra
-from safewright.training.encoding import encode, pad_token, padded
-from safewright.training.fitting import fell, last_whole, save_trained, watching
+from safewright.training.encoding import encode
+from safewright.training.fitting import FitOptions, fell, save_trained
+from safewright.training.sft import train_sft
 from safewright.treatments.job import Job, Made
 from safewright.types import Row
 
@@ -111,91 +112,48 @@ def mixed(finetune: Sequence[Row], safe: Sequence[Row], share: float, seed: int)
 
 
 def _train(job: Job, rows: Sequence[Row]) -> tuple[list[float], int]:
-    try:
-        import trl as untyped
-    except ImportError as error:
-        raise need_extra("trl", "train") from error
-    import datasets
-    import transformers
-
     from safewright.models import load
 
-    trl: Any = untyped
     config: SafeInstructConfig = job.config
-    loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"gradient"}))
-    tokenizer, model = loaded.tokenizer, loaded.model
-    generation = model.generation_config
-    encoded = encode(tokenizer, rows, max_length=config.max_length)
-    cut = len(encoded.cut) + len(encoded.dropped)
-    examples = [{"input_ids": list(each.ids), "labels": each.labels} for each in encoded.examples]
-    steps = config.steps or math.ceil(config.epochs * len(examples) / config.batch)
-    folder = job.run.own(CHECKPOINTS)
-    arguments = trl.SFTConfig(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=config.batch,
-        learning_rate=config.lr,
-        lr_scheduler_type=config.schedule,
-        warmup_steps=config.warmup if config.warmup else 0,
-        weight_decay=config.weight_decay,
-        max_length=None,
-        packing=False,
-        bf16=False,
-        use_cpu=job.device == "cpu",
-        gradient_checkpointing=False,
-        report_to=[],
-        logging_steps=1,
-        # The trainer would log a mean in the place of a loss that is no number.
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        save_strategy="steps",
-        save_steps=config.save_every,
-        save_total_limit=1,
-        seed=job.seed,
-        data_seed=job.seed,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        average_tokens_across_devices=False,
-    )
     lora = None
     if config.lora_rank:
-        import peft
-
+        try:
+            import peft
+        except ImportError as error:
+            raise need_extra("peft", "train") from error
         lora = peft.LoraConfig(
             r=config.lora_rank,
             lora_alpha=config.lora_alpha,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-
+    loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"gradient"}))
     try:
-        trainer = trl.SFTTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=datasets.Dataset.from_list(examples),
-            processing_class=tokenizer,
-            data_collator=_collated(tokenizer),
-            peft_config=lora,
-            callbacks=[watching(job.progress, steps)],
+        tokenizer, generation = loaded.tokenizer, loaded.model.generation_config
+        encoded = encode(tokenizer, rows, max_length=config.max_length)
+        trained, history = train_sft(
+            loaded.model,
+            tokenizer,
+            encoded.examples,
+            FitOptions(
+                steps=config.steps,
+                epochs=config.epochs,
+                batch=config.batch,
+                lr=config.lr,
+                schedule=config.schedule,
+                warmup=config.warmup,
+                weight_decay=config.weight_decay,
+                save_every=config.save_every,
+            ),
+            lora=lora,
+            folder=job.run.own(CHECKPOINTS),
+            seed=job.seed,
+            device=job.device,
+            progress=job.progress,
         )
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train(resume_from_checkpoint=last_whole(folder))
-        trained = trainer.accelerator.unwrap_model(trainer.model)
         if not lora:
             trained.generation_config = generation
         save_trained(trained, tokenizer, job.draft)
-        losses = [float(row["loss"]) for row in trainer.state.log_history if "loss" in row]
     finally:
         loaded.close()
-    return losses, cut
-
-
-def _collated(tokenizer: Any) -> Any:
-    """A collate function: rows padded on the right."""
-    pad = pad_token(tokenizer)
-
-    def collate(batch: Sequence[Any]) -> dict[str, Any]:
-        return padded([row["input_ids"] for row in batch], [row["labels"] for row in batch], pad)
-
-    return collate
+    return history.values(), len(encoded.cut) + len(encoded.dropped)
