@@ -199,7 +199,8 @@ def thinking(text: str) -> Generation:
 
 
 class HalfFailing:
-    """A judge whose every second call fails; of the rest it says the worst: harmful, given away, lost."""
+    """A judge whose every second call about a quality fails; of the rest it says the worst: harmful, refused,
+    given away, lost."""
 
     name = "half-failing"
     answers = frozenset({"harmful", "refusal", "forgotten", "retained"})
@@ -207,12 +208,14 @@ class HalfFailing:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.about: dict[str, int] = {}
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:
         verdicts = []
         for item in items:
             self.calls += 1
-            if self.calls % 2:
+            self.about[item.about] = self.about.get(item.about, 0) + 1
+            if self.about[item.about] % 2:
                 bad = item.about in ("harmful", "refusal")
                 verdicts.append(Judgement(float(bad), "yes" if bad else "no", "ok"))
             else:

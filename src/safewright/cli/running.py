@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from safewright.cli import console
 from safewright.compose.folders import load_records
 from safewright.errors import ExitCode, TooManyUnscored
-from safewright.measures import unscored_share
+from safewright.measures import beyond_bounds
 from safewright.models.estimate import Estimate
 from safewright.types import Scorecard
 
@@ -98,12 +98,14 @@ def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) ->
     above = []
     for name, (card, folder) in cards.items():
         total = len(load_records(folder))
-        if unscored_share(card, total) > bound:
-            counts = ", ".join(f"{count} {status}" for status, count in card.unscored.items())
-            above.append(f"{name}: {sum(card.unscored.values())} of {total} records unscored ({counts})")
+        counts = ", ".join(f"{count} {status}" for status, count in card.unscored.items())
+        above += [
+            f"{name}: {lost} of {total} records {what} ({counts}); the bound is {allowed:.0%}"
+            for what, lost, allowed in beyond_bounds(card, total, bound)
+        ]
     if above:
         raise TooManyUnscored(
-            "; ".join(above) + f"; the bound is {bound:.0%}.",
+            "; ".join(above) + ".",
             why="A rate over the rest may be far from the truth. The results are written all the same.",
             fix=_remedy([card for card, _ in cards.values()]),
         )

@@ -19,7 +19,7 @@ from safewright.compose.effects import Arm, Contrast, Finding, contrasts, findin
 from safewright.compose.folders import CARD_FILE, PLAN_FILE, load_card, read_json
 from safewright.compose.matrix_plan import MODELS, MatrixPlan, plan_arm, plan_cell, plan_matrix
 from safewright.errors import BadInput, ExitCode, Incomplete, SafewrightError
-from safewright.measures import MAX_UNSCORED, MeasurePlan, run_measure, unscored_share
+from safewright.measures import MAX_UNSCORED, MeasurePlan, beyond_bounds, run_measure, unscored_share
 from safewright.models import resolve
 from safewright.models.merging import merged
 from safewright.models.references import base_folder
@@ -221,9 +221,9 @@ class _Work:
             return
         self.cards[arm.name][name] = card
         self.places[arm.name, name] = place
-        share = unscored_share(card, len(load_card(place)[1]))
-        if share > self.max_unscored:
-            self.unscored[f"{arm.name}/{name}"] = share
+        total = len(load_card(place)[1])
+        if beyond_bounds(card, total, self.max_unscored):
+            self.unscored[f"{arm.name}/{name}"] = unscored_share(card, total)
         self.told(arm.name, name, card)
 
     def _caught(self, arm: Arm, what: str, error: Exception) -> None:

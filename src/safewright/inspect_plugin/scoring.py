@@ -25,12 +25,18 @@ from safewright.inspect_plugin.provider import SafewrightAPI, output_of, told
 from safewright.judges import JUDGE_ROLES, JUDGES, models_of
 from safewright.judges import resolve as resolve_judge
 from safewright.measures import driver
-from safewright.measures.behaviour import findings_of, instance_of, mean_scores, record_of
-from safewright.measures.deriving import about_opening, goes_on
+from safewright.measures.behaviour import (
+    findings_of,
+    instance_of,
+    mean_scores,
+    put_to,
+    record_of,
+    source_of,
+)
+from safewright.measures.deriving import about_opening, sent
 from safewright.measures.overflow import Attempt, next_attempt
 from safewright.measures.plan import check_judgeable, check_seed, check_self_judge, describe_judge
 from safewright.models import with_recipe
-from safewright.models.chat import folded
 from safewright.models.inspect_model import InspectModel, config_of, messages_of, read_output, ref_of
 from safewright.runs import Calls, call_key, from_json, to_json
 from safewright.runs.atomic import dump_json
@@ -84,12 +90,12 @@ def ask(
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         with told():
-            asked = cases[str(state.sample_id)]
+            asked = present(cases, cases[str(state.sample_id)])
             check_weights(cases)
             found_judge = judge_for(cases.entry, judge, calls, cases.options)
             check_judgeable(found_judge, cases.behaviour, [a.question for a in asked])
             store = calls_for(calls)
-            roles = {a.question.role: target(source(cases, a.question.role)) for a in asked}
+            roles = {a.question.role: target(source_of(cases.behaviour, a.question.role)) for a in asked}
             judged: Any = {role: InspectModel(model) for role, model in roles.items()}
             check_self_judge(cases.entry, cases.options, judged, found_judge)
         asker = _Asker(cases, store, seed, state.epoch)
@@ -174,9 +180,9 @@ class _Asker:
     def _sent(self, question: Question, model: Model) -> Chat:
         """A question's conversation, as it is put to a model."""
         derived = self._cases.behaviour.derived.get(question.role)
-        if derived is None or not derived.begun or goes_on(ref_of(model), derived):
+        if derived is None or not derived.begun:
             return question.chat
-        return folded(question.chat)
+        return sent(question.chat, ref_of(model), derived)
 
     async def _call(self, asked: Asked, chat: Chat, model: Model, how: Decoding) -> Generation:
         """What the model says to a conversation, from the store where it is written down."""
@@ -211,10 +217,12 @@ async def _conventions(model: Model) -> dict[str, Any]:
     return dict(to_json(InspectModel(model).conventions))
 
 
-def source(cases: Cases, role: str) -> str:
-    """The role whose model a question is put to: derived roles ask another's in another way."""
-    derived = cases.behaviour.derived.get(role)
-    return role if derived is None else derived.of
+def present(cases: Cases, asked: Sequence[Asked]) -> list[Asked]:
+    """The questions without those to optional roles that no model is bound to."""
+    bound = {"target", *model_roles()}
+    kept = put_to(cases.behaviour, [a.question for a in asked], cases.entry.optional, bound)
+    names = {id(question) for question in kept}
+    return [a for a in asked if id(a.question) in names]
 
 
 def check_weights(cases: Cases) -> None:
@@ -369,8 +377,9 @@ def _scorer(
 
     async def score(state: TaskState, target: Target) -> Score | None:
         kept = state.store_as(Answers)
-        asked = cases[str(state.sample_id)]
-        if len(kept.answers) != len(asked):
+        put = json.loads(kept.models)
+        asked = [a for a in cases[str(state.sample_id)] if a.question.role in put]
+        if not asked or len(kept.answers) != len(asked):
             return None  # a limit stopped the sample before its answers were there
         with told():
             found = judge_for(entry, judge, calls, cases.options)

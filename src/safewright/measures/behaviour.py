@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,6 +46,7 @@ class Derived:
         goes_on: A model behind a wire is sent the opening as a turn of its own, too; otherwise at the end of
             the question.
         besides: What making it takes that no estimate holds, in words.
+        marked: Its openings hold reasoning markers, which are written as the model's own recipe writes them.
     """
 
     of: str = "target"
@@ -54,6 +55,7 @@ class Derived:
     begun: bool = False
     goes_on: bool = False
     besides: str = ""
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,27 @@ class Behaviour:
     reads: tuple[str, ...] = ()
     reading: Callable[[Sequence[Question]], Mapping[str, int]] | None = None
     files: Callable[[Findings, Mapping[str, ModelRef]], Mapping[str, Any]] | None = None
+
+
+def source_of(behaviour: Behaviour, role: str) -> str:
+    """The role whose model a question is put to: derived roles ask another's in another way."""
+    derived = behaviour.derived.get(role)
+    return role if derived is None else derived.of
+
+
+def put_to(
+    behaviour: Behaviour, questions: Sequence[Question], optional: Sequence[str], given: Container[str]
+) -> list[Question]:
+    """The questions without those to optional roles that no model is given for.
+
+    Args:
+        behaviour: The measure.
+        questions: What it asks, of all its roles.
+        optional: Roles it can do without.
+        given: Roles with a model.
+    """
+    absent = {role for role in optional if role not in given}
+    return [question for question in questions if source_of(behaviour, question.role) not in absent]
 
 
 def instance_of(record: Record | Question) -> str:

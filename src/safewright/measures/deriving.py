@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safewright.measures.behaviour import Behaviour, Derived
 from safewright.models import Loaded
-from safewright.models.chat import folded
+from safewright.models.chat import THINK, folded, start, started
 from safewright.models.ordering import in_order
 from safewright.runs import Run
 from safewright.runs.progress import Progress
@@ -27,6 +27,8 @@ def all_models(
     """The models given, and those derived of them, by role; nothing is opened or changed yet."""
     found = dict(models)
     for role, how in behaviour.derived.items():
+        if how.of not in models:
+            continue  # an optional role without a model: nothing is asked of it (`put_to`)
         made = models[how.of] if how.make is None else how.make(models[how.of], run, rows, progress)
         if how.begun:
             made = Begun(made, how)
@@ -37,6 +39,22 @@ def all_models(
 def goes_on(ref: ModelRef, how: Derived) -> bool:
     """Whether a model is sent the opening of an answer as a turn of its own."""
     return how.goes_on or ref.kind in OURS
+
+
+def sent(chat: Chat, ref: ModelRef, how: Derived) -> Chat:
+    """A conversation with its answer begun, as it is put to a model."""
+    begun = _marked(chat, ref) if how.marked else chat
+    return begun if goes_on(ref, how) else folded(begun)
+
+
+def _marked(chat: Chat, ref: ModelRef) -> Chat:
+    """A conversation whose begun answer has the reasoning markers of the model's recipe."""
+    opening, visible = started(chat), ref.recipe.visible if ref.recipe else {}
+    if opening is None or not visible:
+        return chat
+    for name in ("open", "close"):
+        opening = opening.replace(THINK[name], visible[name])
+    return start(chat[:-1], opening)
 
 
 def about_opening(ref: ModelRef, how: Derived) -> dict[str, str]:
@@ -66,8 +84,8 @@ class Begun:
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
     ) -> Generator[list[tuple[int, Generation]]]:
-        sent = chats if goes_on(self.ref, self.how) else [folded(chat) for chat in chats]
-        with closing(self.inner.stream(sent, how, done=done)) as stream:
+        begun = [sent(chat, self.ref, self.how) for chat in chats]
+        with closing(self.inner.stream(begun, how, done=done)) as stream:
             yield from stream
 
     def logprobs(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[TokenScores]:

@@ -149,6 +149,20 @@ def unscored_share(card: Scorecard, records: int) -> float:
     return sum(card.unscored.values()) / records if records else 0.0
 
 
+def beyond_bounds(card: Scorecard, records: int, bound: float) -> tuple[tuple[str, int, float], ...]:
+    """What of a scorecard's records is unscored beyond what is allowed: in words, with its count and its bound.
+
+    A measure for which an answer without visible text is a class of its own has a bound for that
+    (``max_no_answer`` of its method); ``bound`` is for the rest then, and for both where it is the larger one.
+    """
+    own = card.conventions.get("method", {}).get("max_no_answer")
+    silent = card.unscored.get("no_answer", 0) if own is not None else 0
+    lost = [("unscored", sum(card.unscored.values()) - silent, bound)]
+    if own is not None:
+        lost.append(("without a visible answer", silent, max(float(own), bound)))
+    return tuple(one for one in lost if records and one[1] / records > one[2])
+
+
 def _peak_bytes() -> int:
     import resource
 

@@ -15,7 +15,7 @@ from safewright.data.loaded import check_limit, chosen, limited
 from safewright.data.roles import check_roles, merged
 from safewright.data.rows import Draft, read_object, with_ids
 from safewright.errors import BadInput, nearest
-from safewright.measures.behaviour import Behaviour
+from safewright.measures.behaviour import Behaviour, put_to
 from safewright.models import Deferred, EngineOptions, Loaded, resolve, with_recipe
 from safewright.models.estimate import Estimate, estimate
 from safewright.runs import digest_json, to_json, versions
@@ -88,7 +88,8 @@ class MeasurePlan:
         Raises:
             BadInput: Rows that do not fit, or that its judge could not judge whatever the answers.
         """
-        found = self.behaviour.ask(self.data.rows if self.data else [])
+        asked = self.behaviour.ask(self.data.rows if self.data else [])
+        found = put_to(self.behaviour, asked, self.entry.optional, self.models)
         check_judgeable(self.judge, self.behaviour, found)
         return found
 

@@ -8,6 +8,7 @@ from pathlib import PurePath, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from safewright.measures import beyond_bounds
 from safewright.report import text
 from safewright.report.examples import ExampleSet, example_set, is_sensitive
 from safewright.report.lines import (
@@ -369,11 +370,11 @@ def _warnings(taken: Sequence[Taken], names: Sequence[str], several: bool) -> It
 def _of_card(card: Scorecard, records: Sequence[Record], which: str) -> Iterator[str]:
     bound = card.conventions.get("max_unscored", MAX_UNSCORED)
     total = len(records) or max((r.n + r.unscored for r in card.readings), default=0)
-    lost = sum(card.unscored.values())
-    if total and lost / total > bound:
+    for what, lost, allowed in beyond_bounds(card, total, bound):
+        said = "carry no score" if what == "unscored" else f"are {what}"
         yield (
-            f"{which}: {lost} of {total} records ({text.percent(lost / total)}) carry no score"
-            f" ({text.counts(card.unscored)}); the bound is {text.percent(bound)}."
+            f"{which}: {lost} of {total} records ({text.percent(lost / total)}) {said}"
+            f" ({text.counts(card.unscored)}); the bound is {text.percent(allowed)}."
             " The rate may not speak for the rest."
         )
     method = card.conventions.get("method")

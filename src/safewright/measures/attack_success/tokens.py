@@ -1,0 +1,72 @@
+"""What answers cost: tokens of the reasoning, and of what the user sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from safewright.types import Interval, Reading, Record
+
+DRAWS = 500
+"""Resamples of an interval."""
+
+
+def token_readings(records: Sequence[Record]) -> Iterator[Reading]:
+    """Mean and 95th percentile of the tokens of reasoning (where any model reasoned) and answer.
+
+    Reasoning that was never closed costs as much, and is in it; failed calls are not.
+    """
+    said = [r for r in records if r.generation is not None and r.generation.stop in ("stop", "length")]
+    if not said:
+        return
+    pairs = [split_tokens(record) for record in said]
+    clusters = [record.cluster or record.id for record in said]
+    lost = len(records) - len(said)
+    for name, place in (("reasoning_tokens", 0), ("answer_tokens", 1)):
+        values = [pair[place] for pair in pairs]
+        if place == 0 and not any(values):
+            continue
+        for suffix, figure in (("", _mean), ("_p95", _p95)):
+            yield _reading(f"{name}{suffix}", values, clusters, lost, figure)
+
+
+def split_tokens(record: Record) -> tuple[float, float]:
+    """An output's tokens, divided between its reasoning and its answer by their letters."""
+    said = record.generation
+    if said is None:
+        return 0.0, 0.0
+    thought, shown = len(said.reasoning), len(said.answer)
+    if not thought + shown:
+        return 0.0, float(said.tokens)
+    part = said.tokens * thought / (thought + shown)
+    return part, said.tokens - part
+
+
+def _mean(values: Any) -> float:
+    return float(values.mean())
+
+
+def _p95(values: Any) -> float:
+    import numpy as np
+
+    return float(np.quantile(values, 0.95))
+
+
+def _reading(
+    name: str, values: Sequence[float], clusters: Sequence[str], lost: int, figure: Callable[[Any], float]
+) -> Reading:
+    """A figure of some numbers, with a percentile interval over resampled clusters of requests."""
+    import numpy as np
+
+    array = np.asarray(values, dtype=np.float64)
+    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
+    rng = np.random.default_rng(0)
+    drawn = [
+        figure(array[np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])])
+        for _ in range(DRAWS)
+    ]
+    value = figure(array)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    interval = Interval(min(float(low), value), max(float(high), value), method="cluster_bootstrap")
+    return Reading(name, value, len(values), lost, interval, "tokens", "lower")
