@@ -35,17 +35,28 @@ class Stage:
     ``takes`` are the roles of the models it needs. ``writes``: it fills a new folder; otherwise it reads
     the folder given by ``--out``, or only reports. ``makes``: what it fills is a model, and it gives what the
     whole treatment gives.
+
+    ``measures`` are those of a stage that compares variants of the treatment. A treatment imports no measure, so
+    such a stage makes nothing itself: its function is ``(own options, models, data, out) ->
+    safewright.treatments.comparing.Comparison``, which says what is trained on what, and
+    `safewright.compose.ablation` does it. ``config`` is the dataclass of its own options.
     """
 
     function: Callable[..., Any]
     takes: tuple[str, ...] = ()
     writes: bool = False
     makes: bool = False
+    measures: tuple[str, ...] = ()
+    config: type | None = None
 
     @property
     def summary(self) -> str:
         """The first line of what it says about itself."""
         return _summary(self.function)
+
+    def options(self) -> dict[str, dataclasses.Field[Any]]:
+        """The fields of its own configuration, by name."""
+        return {field.name: field for field in dataclasses.fields(self.config)} if self.config else {}
 
 
 @dataclass(frozen=True)
@@ -295,19 +306,26 @@ def read_options(entry: Entry, given: Mapping[str, Any]) -> Any:
     Raises:
         BadInput: An unknown option, with the nearest name, or a value that does not fit.
     """
-    fields = entry.options()
+    return read_config(entry.name, entry.config, given)
+
+
+def read_config(name: str, config: type, given: Mapping[str, Any]) -> Any:
+    """A configuration dataclass from option names and values; ``name`` is whose it is.
+
+    Raises:
+        BadInput: See `read_options`.
+    """
+    fields = {field.name for field in dataclasses.fields(config)}
     if not isinstance(given, Mapping):
         raise BadInput(
-            f"The options of {entry.name} are a {type(given).__name__}.",
-            fix=f"Give a mapping of option names to values, or a {entry.config.__name__}.",
+            f"The options of {name} are a {type(given).__name__}.",
+            fix=f"Give a mapping of option names to values, or a {config.__name__}.",
         )
     for key in given:
         if key not in fields:
-            raise BadInput(f"{entry.name} has no option {key!r}.", fix=nearest(str(key), fields))
-    hints = typing.get_type_hints(entry.config)
-    return entry.config(
-        **{key: read_value(f"{entry.name}.{key}", hints[key], value) for key, value in given.items()}
-    )
+            raise BadInput(f"{name} has no option {key!r}.", fix=nearest(str(key), sorted(fields)))
+    hints = typing.get_type_hints(config)
+    return config(**{key: read_value(f"{name}.{key}", hints[key], value) for key, value in given.items()})
 
 
 def read_value(name: str, kind: Any, value: Any) -> Any:
