@@ -235,19 +235,24 @@ def _given(
 ) -> dict[str, Any]:
     """What is given to which method."""
     from safewright import catalog
-    from safewright.compose.matrix_plan import TUNED
+    from safewright.compose.matrix_plan import handed
     from safewright.judges import JUDGE_ROLES
 
-    for spec in models:
-        if spec.partition("=")[0].rpartition(".")[2].strip() == TUNED:
-            raise BadInput(
-                f"--model {spec}: MODEL is the tuned one, and each arm's model after it.", fix="Leave it out."
-            )
     treated = {label: catalog.find(name, "treatment") for label, name in labels.items()}
+    roles = {label: handed(entry) for label, entry in treated.items()}
+    for spec in models:
+        role = spec.partition("=")[0].rpartition(".")[2].strip()
+        if role in roles.values():
+            raise BadInput(
+                f"--model {spec}: MODEL is the {role} one, and each arm's model after it.",
+                fix="Leave it out.",
+            )
     taken = {name: catalog.find(name, "measure") for name in measures}
     every = {**treated, **taken}
     chosen = _judges(judges, taken)
-    further = {label: [role for role in entry.roles if role != TUNED] for label, entry in treated.items()}
+    further = {
+        label: [role for role in entry.roles if role != roles[label]] for label, entry in treated.items()
+    }
     asked = {
         name: [*entry.roles[1:], *_judge_roles(chosen.get(name, entry.judge) if entry.judges else None)]
         for name, entry in taken.items()

@@ -24,8 +24,9 @@ from safewright.treatments import TreatPlan, plan_treatment
 from safewright.types import ModelRef
 
 Orders = Literal["pairs", "all", "none"]
-TUNED = "tuned"
-"""The role of a treatment's models that is handed on from one to the next."""
+HANDED = ("tuned", "student")
+"""Roles of the model that is treated, and handed on from one treatment to the next: a fine-tuned model that is
+mended, or a student that is taught."""
 
 MODELS = "models"
 FOLDERS = ("hf", "adapter")
@@ -170,7 +171,7 @@ def plan_matrix(
         threads: Compute threads of a treatment.
 
     Raises:
-        BadInput: An unknown name anywhere, a treatment that takes no tuned model, rows that do not fit.
+        BadInput: An unknown name anywhere, a treatment that treats no model, rows that do not fit.
         Missing: A model, data or a package is not there.
     """
     check_seed(seed)
@@ -233,12 +234,12 @@ def checked_labels(treatments: Sequence[str] | Mapping[str, str], measures: Sequ
     labels: dict[str, str] = {}
     for label, name in given:
         entry = catalog.find(name, "treatment")
-        if TUNED not in entry.takes:
+        if handed(entry) is None:
             raise BadInput(
-                f"{name} takes no tuned model (it takes: {', '.join(entry.takes)}).",
+                f"{name} takes no tuned model or student (it takes: {', '.join(entry.takes)}).",
                 why="A matrix treats a model that is there, and hands it on.",
                 fix="Name treatments that take one: "
-                + ", ".join(e.name for e in catalog.entries("treatment") if TUNED in e.takes),
+                + ", ".join(e.name for e in catalog.entries("treatment") if handed(e)),
             )
         if label in labels:
             raise BadInput(
@@ -258,6 +259,11 @@ def checked_labels(treatments: Sequence[str] | Mapping[str, str], measures: Sequ
         if list(measures).count(name) > 1:
             raise BadInput(f"The measure {name!r} is named twice.", fix="Leave out one of them.")
     return labels
+
+
+def handed(entry: catalog.Entry) -> str | None:
+    """The role in which a treatment takes the model it treats; None where it has none."""
+    return next((role for role in HANDED if role in entry.takes), None)
 
 
 def _as_ref(model: Any) -> Any:
@@ -288,13 +294,15 @@ def _rows(entry: catalog.Entry, name: str, given: Any) -> dict[str, Any]:
 def plan_arm(plan: MatrixPlan, label: str, tuned: ModelRef, out: Path) -> TreatPlan:
     """A treatment of a matrix, of the model it is handed."""
     given = plan.treatments[label]
-    if TUNED in given.models:
+    role = handed(catalog.find(given.method, "treatment"))
+    assert role is not None  # `checked_labels`
+    if role in given.models:
         raise BadInput(
-            f"A tuned model was given for {label}.", fix="MODEL is the tuned one: leave out its role."
+            f"A {role} model was given for {label}.", fix=f"MODEL is the {role} one: leave out its role."
         )
     return plan_treatment(
         given.method,
-        {**given.models, TUNED: tuned},
+        {**given.models, role: tuned},
         given.data,
         config=given.options,
         out=out,
