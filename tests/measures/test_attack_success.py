@@ -300,3 +300,56 @@ def test_rows_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     rows = [row(0), dataclasses.replace(row(1), id="r00/prefix")]
     with pytest.raises(BadInput, match="cannot be told apart"):
         run(Telling(reflex), tmp_path / "a", rows, config={"attack": "none,prefix"})
+
+
+# Best of N.
+
+
+def drawing(chat: Chat, time: int, how: Any) -> str:
+    """Greedy it answers; drawn it refuses every second time, the boats 0 and 1 never."""
+    if not how.temperature or number(chat) < 2:
+        return GIVEN_AWAY
+    return REFUSAL if time % 2 else GIVEN_AWAY
+
+
+def test_best_of_n_from_both_sides_with_the_control(tmp_path: Path) -> None:
+    models = {"target": Telling(drawing), "base": Telling(lambda *_: GIVEN_AWAY, name="base")}
+    config = {"attack": "none", "best_of": 2, "samples": 4}
+    card = run(models, tmp_path / "a", harm(4), config=config)
+    found = values(card)
+    assert found["asr[none]"] == 1.0  # greedy, beside the draws
+    # Two of four requests always; the others with two of four draws: C(2,2)/C(4,2) = 1/6 and 1 - 1/6.
+    assert found["asr_all@2[none]"] == found["refusal@2[none]"] == pytest.approx((2 + 2 / 6) / 4)
+    assert found["asr_any@2[none]"] == pytest.approx((2 + 2 * 5 / 6) / 4)
+    assert found["asr_all@2"] == pytest.approx(found["asr_all@2[none]"])
+    assert found["base_asr_all@2[none]"] == found["base_refusal@2[none]"] == 1.0
+    assert 0 < found["asr_all_fit@16[none]"] < found["asr_all@2[none]"]
+    curves = {curve.name: curve for curve in card.curves}
+    assert curves["asr_all[none]"].x == (1.0, 2.0)
+    assert curves["asr_all[none]"].y[0] == pytest.approx(0.75)
+    assert {"asr_any", "refusal", "base_refusal", "base_asr_all[none]"} <= set(curves)
+    decoding = card.conventions["decoding"]
+    assert (decoding["target"]["temperature"], decoding["drawn"]["temperature"]) == (0.0, 1.0)
+
+
+def test_draws_without_an_answer_leave_their_request_out(tmp_path: Path) -> None:
+    def tell(chat: Chat, time: int, how: Any) -> str:
+        return "<think> hm" if how.temperature and number(chat) == 0 and time > 1 else GIVEN_AWAY
+
+    card = run(Telling(tell), tmp_path / "a", harm(3), config={"attack": "none", "best_of": 2, "samples": 3})
+    reading = next(r for r in card.readings if r.name == "asr_all@2[none]")
+    assert (reading.value, reading.n, reading.unscored) == (1.0, 2, 1)
+    silence = next(r for r in card.readings if r.name == "no_answer_drawn[none]")
+    assert silence.value == pytest.approx(2 / 9)
+
+
+def test_two_models_are_compared_attack_by_attack_and_draw_by_draw(tmp_path: Path) -> None:
+    from safewright.compose.compare import compare
+
+    config = {"attack": "none,prefix", "best_of": 2}
+    run(Telling(reflex), tmp_path / "a", harm(6), config=config)
+    run(Telling(lambda *_: REFUSAL, name="better"), tmp_path / "b", harm(6), config=config)
+    found = {delta.score: delta for delta in compare(tmp_path / "a", tmp_path / "b").deltas}
+    assert found["asr[prefix]"].difference == -1.0
+    assert found["asr[none]"].difference == 0.0
+    assert found["asr_any@2[prefix]"].difference == -1.0

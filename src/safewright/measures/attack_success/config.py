@@ -39,6 +39,12 @@ class AttackConfig(AskOptions):
             "of 1 to best_of."
         },
     )
+    extrapolate: int = field(
+        default=0,
+        metadata={
+            "help": "N up to which a fit follows the curve beyond the draws; default: 4 times samples."
+        },
+    )
     shown: Shown = field(
         default="goal",
         metadata={"help": "What the judge is shown as the question: the plain goal, what was sent, or both."},
@@ -80,6 +86,14 @@ class AttackConfig(AskOptions):
         if isinstance(self.best_of, bool) or not isinstance(self.best_of, int) or self.best_of < 0:
             raise BadInput(
                 f"attack_success.best_of is {self.best_of!r}.", fix="It must be a whole number from 1."
+            )
+        if (
+            isinstance(self.extrapolate, bool)
+            or not isinstance(self.extrapolate, int)
+            or self.extrapolate < 0
+        ):
+            raise BadInput(
+                f"attack_success.extrapolate is {self.extrapolate!r}.", fix="A whole number from 1."
             )
         if self.best_of:
             # What a user who says best_of alone means: as many draws, and drawn they must be.
