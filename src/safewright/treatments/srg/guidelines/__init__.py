@@ -241,9 +241,7 @@ def _case(plain: Any, where: str, verdict: Verdict) -> Case:
         raise BadInput(f"{where} has the type {kind!r}.", fix=nearest(str(kind), KINDS))
     if decision not in verdict.words:
         raise BadInput(f"{where} has the decision {decision!r}.", fix=nearest(str(decision), verdict.words))
-    return Case(
-        kind, decision, *(_text(said[name], where) for name in ("request", "reasoning", "answer"))
-    )
+    return Case(kind, decision, *(_text(said[name], where) for name in ("request", "reasoning", "answer")))
 
 
 def _mapping(plain: Any, where: str, known: frozenset[str], needed: set[str]) -> Mapping[str, Any]:

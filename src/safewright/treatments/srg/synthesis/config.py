@@ -78,10 +78,6 @@ class SynthesisOptions:
     prefer: Literal["shortest", "first", "longest"] = field(
         default="shortest", metadata=_help("Which candidate is kept among those of equal score.")
     )
-    overlap_words: int = field(
-        default=13,
-        metadata=_help("Words in a row shared with an evaluation row that count as contamination."),
-    )
     formats: float = field(
         default=0.25, metadata=_help("Share of helpful rows put into unusual formats (role-play, code, …).")
     )
@@ -133,8 +129,6 @@ def check(options: Any) -> None:
             f"most_words is {options.most_words}, least_words {options.least_words}.",
             fix="most_words must be at least least_words.",
         )
-    if options.overlap_words < 2:
-        raise BadInput(f"overlap_words is {options.overlap_words}.", fix="It must be at least 2.")
     for name, high in (
         ("temperature", 10.0),
         ("min_score", 10.0),
