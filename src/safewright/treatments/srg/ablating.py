@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safewright.data.load import SUFFIXES
+from safewright.data.loaded import sample
 from safewright.errors import BadInput
 from safewright.treatments.comparing import Comparison, Source, Variant
 from safewright.treatments.srg.arms import (
@@ -31,7 +32,6 @@ MADE = "reasoned.jsonl"
 
 GIVEN = "given"
 RAW = ("harmful", "helpful", "contrast")
-FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 WHOLE = "general"
 """The type of records that every data scale keeps whole: they are no supervision of reasoning."""
 
@@ -105,7 +105,7 @@ def _taught(name: str, teacher: str, data: Mapping[str, Any]) -> Source:
     Raises:
         BadInput: There is no such file, or nothing to make records of.
     """
-    if teacher.endswith(FILES):
+    if teacher.endswith(SUFFIXES):
         file = Path(teacher)
         if not file.is_file():
             raise BadInput(
@@ -144,6 +144,5 @@ def thin(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
     kept: set[str] = set()
     for kind, own in by_type.items():
         wanted = len(own) if kind == WHOLE else math.ceil(share * len(own) - 1e-9)
-        ranked = sorted(own, key=lambda row: hashlib.sha256(f"{seed} {row.id}".encode()).digest())
-        kept |= {row.id for row in ranked[:wanted]}
+        kept |= {row.id for row in sample(own, wanted, seed)}
     return [row for row in rows if row.id in kept]

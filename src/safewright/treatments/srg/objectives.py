@@ -20,10 +20,12 @@ from safewright.treatments.job import Job
 from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.encoding import Student
 from safewright.treatments.srg.guidelines import Guidelines
+from safewright.treatments.srg.kept import context_text
 from safewright.treatments.srg.on_policy import GUIDED, PROMPT, OnPolicy
 from safewright.treatments.srg.preferences import Preferences, Preferring
 from safewright.treatments.srg.records import Reasoned
 from safewright.treatments.srg.rows import build_rows
+from safewright.treatments.srg.training import room
 
 MOST_DROPPED = 0.05
 """Share of requests or pairs that may be longer than ``max_length``."""
@@ -73,7 +75,8 @@ def train_other(
     before = None if config.lora_rank else copy.deepcopy(model).requires_grad_(False).eval()
     reference = Live(pad_token(student.tokenizer), before, config.precision == "bf16")
     make = _on_policy if config.objective == "on_policy_kl" else _dpo
-    data, objective, facts, notes = make(job, student, reference, records, examples)
+    longest = room(config, model)
+    data, objective, facts, notes = make(job, student, reference, records, examples, longest)
     if config.lora_rank:
         model = with_lora(
             model, config.lora_rank, config.alpha, config.lora_dropout, config.targets, seed=job.seed
@@ -110,6 +113,7 @@ def _dpo(
     reference: Live,
     records: Sequence[Reasoned],
     examples: Sequence[Example],
+    longest: int,
 ) -> _Made:
     """Pairs of kept and rejected completions, beside all rows.
 
@@ -117,7 +121,7 @@ def _dpo(
         BadInput: There are none, or too many are too long.
     """
     config: SRGConfig = job.config
-    kept, other, left, why = pairs_of(student, records)
+    kept, other, left, why = pairs_of(student, records, longest)
     if not kept:
         raise BadInput(
             f"objective=dpo, and none of {len(records)} records has rejected candidates to learn from.",
@@ -125,7 +129,7 @@ def _dpo(
             fix="Give records with `rejected`, as safewright treat srg synthesize writes them; adaptive_k=false "
             "draws more.",
         )
-    _require_short(left["too long"], len(kept) + left["too long"], "pairs", config)
+    _require_short(left["too long"], len(kept) + left["too long"], "pairs", longest)
     facts: dict[str, Any] = {"pairs": len(kept), "rejected_because": dict(sorted(why.items()))}
     facts |= {"pairs_left_out": dict(left)} if left else {}
     data = Preferences(examples if config.dpo_learned else [], kept, other, job.seed)
@@ -136,7 +140,7 @@ def _dpo(
 
 
 def pairs_of(
-    student: Student, records: Sequence[Reasoned]
+    student: Student, records: Sequence[Reasoned], longest: int
 ) -> tuple[list[Example], list[Example], Counter[str], Counter[str]]:
     """Every kept completion beside each of its rejected ones, as token ids.
 
@@ -148,7 +152,6 @@ def pairs_of(
     other: list[Example] = []
     left: Counter[str] = Counter()
     why: Counter[str] = Counter()
-    longest = student.config.max_length
     for record in records:
         if not record.rejected or record.type == "general":
             continue
@@ -184,6 +187,7 @@ def _on_policy(
     reference: Live,
     records: Sequence[Reasoned],
     examples: Sequence[Example],
+    longest: int,
 ) -> _Made:
     """Every request, alone and below the guidelines.
 
@@ -195,10 +199,10 @@ def _on_policy(
     plain: list[Example] = []
     guided: list[Example] = []
     long = 0
-    room = config.max_length - config.kl_tokens
-    if room < 1:
+    most = longest - config.kl_tokens
+    if most < 1:
         raise BadInput(
-            f"max_length is {config.max_length}, and kl_tokens {config.kl_tokens}.",
+            f"kl_tokens is {config.kl_tokens}, and a row has at most {longest} tokens.",
             why="A request and what is drawn to it must fit together.",
             fix="Raise max_length, or lower kl_tokens.",
         )
@@ -207,12 +211,12 @@ def _on_policy(
         # General rows are drawn to what the student said before, without a text: it is to stay as it was there.
         text = None if record.type == "general" else shown(record.type)
         below = own if text is None else student.prompt(build_rows(record, "rt", context=text).prompt)
-        if len(below) > room:
+        if len(below) > most:
             long += 1
             continue
         plain.append(Example(record.id, tuple(own), len(own)))
         guided.append(Example(record.id, tuple(below), len(below)))
-    _require_short(long, len(records), "requests", config)
+    _require_short(long, len(records), "requests", longest)
     data = Pairs(plain, beside={GUIDED: guided}, lead=PROMPT, seed=job.seed)
     objective = OnPolicy(
         plain,
@@ -236,7 +240,7 @@ def contexts_of(config: SRGConfig) -> Callable[[str], str]:
     """What the frozen student is shown above a request of a type: the text of ``context_file`` as it is, else the
     guidelines of that type under an instruction to think by them."""
     if config.context_file is not None:
-        text = Path(config.context_file).read_text("utf-8")
+        text = context_text(config)
         return lambda kind: text
     guidelines = Guidelines.load(config.guidelines)
     prompt = load_prompt("srg_shown")
@@ -255,15 +259,15 @@ def contexts_of(config: SRGConfig) -> Callable[[str], str]:
     return shown
 
 
-def _require_short(long: int, count: int, what: str, config: SRGConfig) -> None:
-    """Pass where few were longer than ``max_length``.
+def _require_short(long: int, count: int, what: str, longest: int) -> None:
+    """Pass where few were too long.
 
     Raises:
         BadInput: Too many were, or all.
     """
     if count and (long > MOST_DROPPED * count or long == count):
         raise BadInput(
-            f"{long} of {count} {what} are longer than max_length={config.max_length} allows.",
+            f"{long} of {count} {what} do not fit into {longest} tokens.",
             why="Left out, they would be missed; cut, they would lose their answers.",
-            fix="Raise max_length, or shorten the rows.",
+            fix="Raise max_length (up to what the model reads), or shorten the rows.",
         )
