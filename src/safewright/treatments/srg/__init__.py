@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from safewright.catalog import treatment
+from safewright.catalog import Stage, treatment
 from safewright.data import LoadedData
 from safewright.treatments.job import Job, Made
 from safewright.treatments.srg.config import SRGConfig
+from safewright.treatments.srg.guidelines import write_guidelines
+from safewright.treatments.srg.synthesis.pipeline import synthesize
 from safewright.types import ModelRef
 
 __all__ = ["SRGConfig", "srg"]
@@ -20,6 +23,13 @@ def estimate(
     from safewright.treatments.srg import estimating
 
     return estimating.estimate(models, data, config)
+
+
+def check(job: Job) -> dict[str, Any]:
+    """Show what would be learned: spans of 32 rows, and whether the student's template keeps the reasoning."""
+    from safewright.treatments.srg import checking
+
+    return checking.check(job)
 
 
 @treatment(
@@ -35,6 +45,11 @@ def estimate(
     estimate=estimate,
     extra="train",
     launches=True,
+    stages={
+        "synthesize": Stage(synthesize, writes=True),
+        "guidelines": Stage(write_guidelines, writes=True),
+        "check": Stage(check, takes=("student",)),
+    },
 )
 def srg(job: Job) -> Made:
     """Safety reasoning with guidelines: learn request, reasoning, answer, with the guidelines distilled away (SRG).

@@ -26,7 +26,7 @@ from safewright.types import Message
 EXAMINED = 32
 """Rows whose rendering is examined."""
 
-PLACE = "answer"
+PLACE = "zanswerz"
 """What stands for an answer where a template is asked how it ends one."""
 
 
@@ -59,7 +59,7 @@ class Student:
                 "The student's tokenizer has no end token.", fix="Set eos_token in tokenizer_config.json."
             )
         for marker in self.config.markers.values():
-            if _bare(self._decode(self._ids(marker))) != _bare(marker):
+            if _bare(self.written(marker)) != _bare(marker):
                 raise BadInput(
                     f"The student's tokenizer cannot write the marker {marker!r}.",
                     why="The reasoning could never be told from the answer.",
@@ -68,9 +68,18 @@ class Student:
 
     @cached_property
     def ending(self) -> list[int]:
-        """The tokens that end an answer: those of the template, up to one that stops the model."""
-        turns: list[Any] = [{"role": "user", "content": PLACE}, {"role": "assistant", "content": PLACE}]
-        text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        """The tokens that end an answer: those of the template, up to one that stops the model.
+
+        Raises:
+            BadInput: The template does not write the text of an answer.
+        """
+        text = self.rendered(({"role": "user", "content": "question"},), PLACE)
+        if text.count(PLACE) != 1:
+            raise BadInput(
+                f"The student's chat template does not write what is said (rendered: {text[-160:]!r}).",
+                why="It may be one for turns of several parts (images), which are not trained here.",
+                fix="Give the student a template for plain text (chat_template.jinja beside the weights).",
+            )
         ids = self._ids(text.rpartition(PLACE)[2].rstrip())
         for place, token in enumerate(ids):
             if token in self.stops:
@@ -103,6 +112,21 @@ class Student:
         learned = [*self._ids(built.completion), *self.ending]
         return Example(name, (*before, *learned), len(before))
 
+    def require_known(self, texts: Sequence[str], what: str) -> None:
+        """Pass when the tokenizer knows every word of some texts.
+
+        Raises:
+            BadInput: It reads one as unknown.
+        """
+        unknown = self.tokenizer.unk_token_id
+        for text in texts:
+            if unknown is not None and unknown in self._ids(text):
+                raise BadInput(
+                    f"The student's tokenizer does not know all words of {what} {text!r}.",
+                    why="What it would read is not what is meant.",
+                    fix="Word it in the student's own words.",
+                )
+
     def prompt(self, messages: Sequence[Message], given: str = "") -> list[int]:
         """The token ids that the model is shown, up to what it has to say."""
         if given:
@@ -119,13 +143,30 @@ class Student:
 
     def says(self, example: Example, text: str) -> bool:
         """Whether a text is among what is learned, as far as this tokenizer can write it."""
-        return _bare(self._decode(self._ids(text))) in _bare(self.learned(example))
+        return _bare(self.written(text)) in _bare(self.learned(example))
+
+    def rendered(self, messages: Sequence[Message], answer: str) -> str:
+        """The template's rendering of an answered conversation.
+
+        Raises:
+            BadInput: It refuses the conversation.
+        """
+        turns: list[Any] = [*map(dict, messages), {"role": "assistant", "content": answer}]
+        try:
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
+        except Exception as error:  # a template is the model's own program, and raises what it likes
+            raise BadInput(
+                f"The student's chat template refuses an answered conversation: {type(error).__name__}: {error}.",
+                fix="Change the rows (many templates want user and assistant in turn), or the template.",
+            ) from error
 
     def answered(self, messages: Sequence[Message], answer: str) -> str:
-        """What stands behind the prompt in the template's rendering of an answered conversation."""
-        turns: list[Any] = [*map(dict, messages), {"role": "assistant", "content": answer}]
-        text = str(self.tokenizer.apply_chat_template(turns, tokenize=False))
-        return self._decode(tokenize(self.tokenizer, text))
+        """The same as the model would read it: tokenised, and decoded."""
+        return self._decode(tokenize(self.tokenizer, self.rendered(messages, answer)))
+
+    def written(self, text: str) -> str:
+        """A text as this tokenizer writes it."""
+        return self._decode(self._ids(text))
 
     def _ids(self, text: str) -> list[int]:
         return token_ids(self.tokenizer, text, special=False)
@@ -170,10 +211,10 @@ def require_kept(student: Student, records: Sequence[Reasoned], examples: Sequen
 
 
 def keeps(student: Student, record: Reasoned) -> bool:
-    """Whether the template writes reasoning and answer of an answered conversation, each once."""
-    said = _bare(student.answered(record.messages, _whole(student, record)))
-    parts = [_bare(student._decode(student._ids(text))) for text in (record.reasoning, record.answer)]
-    return all(part in said for part in parts)
+    """Whether the template writes the trace of an answered conversation, once, in one block."""
+    whole = _whole(student, record)
+    said, trace = _bare(student.answered(record.messages, whole)), _bare(student.written(whole))
+    return trace in said and _bare(student.written(student.config.think_open)) + trace not in said
 
 
 def _whole(student: Student, record: Reasoned) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from safewright.data.splits import require_disjoint
 from safewright.data.wrapping import formats
 from safewright.errors import BadInput
 from safewright.training import processes
 from safewright.treatments.job import Job
 from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.records import TYPES, Reasoned, Type, from_row
+from safewright.treatments.srg.synthesis.pool import require_apart, require_no_template
 
 BENIGN = ("helpful", "contrast")
 PLAIN: tuple[Type, ...] = ("harmful", "helpful", "contrast")
@@ -53,11 +53,9 @@ def mix(job: Job) -> Mixed:
     if not records:
         raise BadInput("There are no rows to learn from.", fix="Give them: --data reasoned=FILE")
     _require_distinct(records)
-    if job.rows("evaluation"):
-        require_disjoint(
-            {"reasoned": [record.row() for record in records], "evaluation": job.rows("evaluation")}
-        )
-    records = formatted(records, config.formats, job.seed, notes)
+    require_apart([record.row() for record in records], job.rows("evaluation"))
+    require_no_template([record.row() for record in records if record.type != "general"])
+    records = formatted(records, config.formats, job.seed)
     records = drawn(records, config.helpful_share, BENIGN, ("harmful",), "helpful_share", job.seed, notes)
     records = drawn(records, config.general_share, ("general",), PLAIN, "general_share", job.seed, notes)
     found = Counter(record.type for record in records)
@@ -93,12 +91,12 @@ def _gathered(job: Job, notes: list[str]) -> list[Reasoned]:
     return list(build(job))
 
 
-def formatted(records: Sequence[Reasoned], share: float, seed: int, notes: list[str]) -> list[Reasoned]:
-    """The records, with at least a share of the benign ones in unusual formats.
+def formatted(records: Sequence[Reasoned], share: float, seed: int) -> list[Reasoned]:
+    """The records, with at least a share of the helpful ones in unusual formats.
 
     Rows that are in one already (meta ``format`` or ``attack``) count, and stay.
     """
-    benign = [record for record in records if record.type in BENIGN]
+    benign = [record for record in records if record.type == "helpful"]
     plain = [record for record in benign if not record.meta.get("format") and not record.meta.get("attack")]
     wanted = max(0, round(share * len(benign)) - (len(benign) - len(plain)))
     if not wanted or not plain:

@@ -41,10 +41,10 @@ class Encoded:
     longest: int
     dropped: list[str] = field(default_factory=list)
 
-    def reasons(self, config: SRGConfig, place: int) -> bool:
-        """Whether reasoning is learned of a record."""
-        record = self.records[place]
-        return config.reasons and bool(record.reasoning) and (config.reason_on == "all" or record.harmful)
+
+def learns_reasoning(config: SRGConfig, record: Reasoned) -> bool:
+    """Whether reasoning is learned of a record."""
+    return config.reasons and bool(record.reasoning) and (config.reason_on == "all" or record.harmful)
 
 
 def train(job: Job) -> Made:
@@ -138,7 +138,9 @@ def encode(student: Student, records: Sequence[Reasoned], longest: int) -> Encod
 
 def examine(student: Student, encoded: Encoded) -> int:
     """How many rows were read back; see `require_kept`."""
-    places = [place for place in range(len(encoded.records)) if encoded.reasons(student.config, place)]
+    places = [
+        place for place, record in enumerate(encoded.records) if learns_reasoning(student.config, record)
+    ]
     if student.config.reasons and not places:
         raise BadInput(
             "No row has reasoning.",
@@ -218,13 +220,14 @@ def reentered(
     begun ones. Which, and how, is drawn anew in each pass."""
     config: SRGConfig = job.config
     known = begun.openings(config)
+    student.require_known(known, "the opening (reentry_openings)")
     examples, found = list(encoded.examples), list(order)
     places: dict[tuple[int, str], int] = {}
     passed: Counter[int] = Counter()
     for spot, place in enumerate(order):
         record, turn = encoded.records[place], passed[place]
         passed[place] += 1
-        if not encoded.reasons(student.config, place):
+        if not learns_reasoning(config, record):
             continue
         opening = begun.drawn(known, config.harden, job.seed, record.id, turn)
         if opening is None:
