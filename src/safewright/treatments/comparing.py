@@ -55,7 +55,7 @@ class Comparison:
 
     ``treated`` is the role of the model that all begin from; ``reference`` the variant that all others are also
     compared with; ``decided`` names the options that differ between variants, and so cannot be given;
-    ``further`` the roles of models that only sources read.
+    ``further`` and ``raw`` the roles of models and of rows that only the making of sources reads.
     """
 
     treated: str
@@ -66,3 +66,4 @@ class Comparison:
     reference: str | None = None
     decided: frozenset[str] = frozenset()
     further: frozenset[str] = frozenset()
+    raw: frozenset[str] = frozenset()

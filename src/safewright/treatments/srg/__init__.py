@@ -8,6 +8,8 @@ from typing import Any
 from safewright.catalog import Stage, treatment
 from safewright.data import LoadedData
 from safewright.treatments.job import Job, Made
+from safewright.treatments.srg.ablating import MEASURES, ablate
+from safewright.treatments.srg.arms import AblationOptions
 from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.guidelines import write_guidelines
 from safewright.treatments.srg.synthesis.pipeline import synthesize
@@ -49,6 +51,7 @@ def check(job: Job) -> dict[str, Any]:
         "synthesize": Stage(synthesize, writes=True),
         "guidelines": Stage(write_guidelines, writes=True),
         "check": Stage(check, takes=("student",)),
+        "ablate": Stage(ablate, takes=("student",), writes=True, measures=MEASURES, config=AblationOptions),
     },
 )
 def srg(job: Job) -> Made:

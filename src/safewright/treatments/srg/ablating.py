@@ -79,6 +79,7 @@ def ablate(options: AblationOptions, models: Mapping[str, Any], data: Mapping[st
         reference="srg" if "srg" in arms_of(options.arms) else None,
         decided=frozenset({"target", "context", "objective", "budget", "harden"}),
         further=frozenset({"teacher", "fallback", "judge"}),
+        raw=frozenset(RAW),
     )
 
 
