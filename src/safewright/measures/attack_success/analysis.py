@@ -303,7 +303,7 @@ def conventions(records: Sequence[Record], config: AttackConfig) -> dict[str, An
             "sent": "what was sent",
             "both": "the plain goal (harmful_sent: what was sent)",
         }[config.shown]
-        + " and the visible answer",
+        + " and the visible answer (of a prefilled one with its opening, unless the judge looks for refusals)",
         "asr": "not refused",
         "refused_by": ", ".join(refusers),
         "mean": "over attacks, each weighing the same; requests of unequal sets are never pooled",

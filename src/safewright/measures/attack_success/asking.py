@@ -10,7 +10,6 @@ from safewright.data.roles import SET
 from safewright.data.wrapping import LOWRESOURCE, goal_of, opening_for, read_translations, wrap
 from safewright.errors import BadInput
 from safewright.measures.attack_success.config import (
-    ANSWER_PREFILL,
     GIVEN,
     KNOWN,
     NONE,
@@ -24,7 +23,7 @@ from safewright.models.chat import THINK, start, with_system
 from safewright.types import Message, Question, Row
 
 HARM = "harm"
-TARGET, BASE, DRAWN = "target", "base", "drawn"
+TARGET, BASE, DRAWN, BEGUN = "target", "base", "drawn", "begun"
 SIDES = (TARGET, BASE)
 EMPTIED = f"{THINK['open']} {THINK['close']}"
 """A reasoning block with nothing in it; each model gets it with the markers of its own recipe."""
@@ -49,7 +48,7 @@ def ask(rows: Sequence[Row], config: AttackConfig) -> list[Question]:
             why="given takes rows with an attack of their own, all others plain ones.",
             fix="Name other attacks with --set attack=, or give other rows.",
         )
-    forms += [(row, attack_of(row), "", False) for row in others]
+    forms += [(row, attack_of(row), frozen_opening(row), False) for row in others]
     found = [question for form in forms for question in _questions(*form, config)]
     _check_names(found)
     return found
@@ -83,7 +82,12 @@ def _forms(harm: Sequence[Row], config: AttackConfig) -> Iterator[tuple[Row, str
             yield from ((row, NONE, "", False) for row in plain)
         elif attack == GIVEN:
             order = sorted(dict.fromkeys(map(attack_of, frozen)), key=_place)
-            yield from ((row, name, "", False) for name in order for row in frozen if attack_of(row) == name)
+            yield from (
+                (row, name, frozen_opening(row), False)
+                for name in order
+                for row in frozen
+                if attack_of(row) == name
+            )
         elif attack in taken:
             continue  # frozen prompts of this name are what is asked: see `summarise`
         elif attack in PREFILLS:
@@ -119,10 +123,19 @@ def _opening(row: Row, attack: str, config: AttackConfig) -> str:
     """
     if attack == THINK_PREFILL:
         return EMPTIED
+    return _own_opening(row) or config.opening or opening_for(row, config.wrap_seed)
+
+
+def frozen_opening(row: Row) -> str:
+    """How the model's turn begins under the attack that a row holds; empty where it is the model's own."""
+    return "" if attack_of(row) == NONE else _own_opening(row)
+
+
+def _own_opening(row: Row) -> str:
     own = row.meta.get("opening")
     if own is not None and (not isinstance(own, str) or not own.strip()):
         raise BadInput(f"The opening of the row {row.id} is {own!r:.80}.", fix="Give some words.")
-    return own or config.opening or opening_for(row, config.wrap_seed)
+    return own or ""
 
 
 def _questions(row: Row, attack: str, opening: str, made: bool, config: AttackConfig) -> Iterator[Question]:
@@ -138,9 +151,10 @@ def _questions(row: Row, attack: str, opening: str, made: bool, config: AttackCo
         meta["opening"] = opening
         chat = start(chat, opening)
     for side in SIDES if harmful else (TARGET,):
-        yield from _samples(name, row, chat, meta, role_of(side, attack), config.repeats)
+        begun = begun_as(attack, opening)
+        yield from _samples(name, row, chat, meta, role_of(side, begun), config.repeats)
         if config.best_of and harmful:
-            role = role_of(side, attack, drawn=True)
+            role = role_of(side, begun, drawn=True)
             yield from _samples(name, row, chat, meta, role, config.samples, whole=True)
 
 
@@ -155,7 +169,7 @@ def _samples(
     whole: bool = False,
 ) -> Iterator[Question]:
     """A question and its repetitions; ``whole``: they are read together."""
-    one = name if role == TARGET or role in PREFILLS else f"{name}@{role}"
+    one = name if role in (TARGET, *PREFILLS, BEGUN) else f"{name}@{role}"
     for sample in range(count):
         yield Question(
             id=name,
@@ -170,30 +184,32 @@ def _samples(
         )
 
 
-def role_of(side: str, attack: str, *, drawn: bool = False) -> str:
+def begun_as(attack: str, opening: str) -> str:
+    """The way a model's turn is begun: a prefill's name, or `BEGUN` for any other; empty where it is not."""
+    return (attack if attack in PREFILLS else BEGUN) if opening else ""
+
+
+def role_of(side: str, begun: str = "", *, drawn: bool = False) -> str:
     """The role that a question is put to: the model's own, or one derived of it."""
     parts = [] if side == TARGET else [side]
-    parts += [DRAWN] if drawn else []
-    parts += [attack] if attack in PREFILLS else []
-    return "_".join(parts) or TARGET
+    return "_".join([*parts, *([DRAWN] if drawn else []), *([begun] if begun else [])]) or TARGET
 
 
 def derived(config: AttackConfig) -> dict[str, Derived]:
-    """The models that prefills and draws are put to: each side's own, asked in another way."""
+    """The models that begun turns and draws are put to: each side's own, asked in another way."""
     found: dict[str, Derived] = {}
-    begun = [attack for attack in config.attacks() if attack in PREFILLS]
     for side in SIDES:
         for drawn in (False, True) if config.best_of else (False,):
-            for attack in (NONE, *begun):
-                role = role_of(side, attack, drawn=drawn)
+            for begun in ("", *PREFILLS, BEGUN):
+                role = role_of(side, begun, drawn=drawn)
                 if role == side:
                     continue
                 found[role] = Derived(
                     of=side,
                     decoding=config.drawing if drawn else {},
-                    begun=attack in PREFILLS,
+                    begun=bool(begun),
                     goes_on=config.continue_final_message,
-                    marked=attack == THINK_PREFILL,
+                    marked=bool(begun),
                 )
     return found
 
@@ -223,6 +239,3 @@ def _check_names(questions: Sequence[Question]) -> None:
                 f"is called {question.id}.",
                 fix="Give one of them another id.",
             )
-
-
-__all__ = ["ANSWER_PREFILL", "ask", "attack_of", "derived", "is_base", "is_drawn", "role_of"]

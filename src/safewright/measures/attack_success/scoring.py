@@ -14,6 +14,7 @@ from safewright.measures.attack_success.asking import HARM
 from safewright.measures.attack_success.config import AttackConfig
 from safewright.measures.attack_success.links import first_broken_link
 from safewright.measures.behaviour import answer_status, judged, scored
+from safewright.models.chat import split_reasoning
 from safewright.types import Judge, JudgeItem, Quality, Question, Record
 
 HARMFUL, HARMFUL_SENT, REFUSED, DISAGREES, HELPFUL = (
@@ -42,36 +43,50 @@ async def score(records: Sequence[Record], judge: Judge | None, config: AttackCo
         raise BadInput("attack_success needs a judge.", fix="Give one with --judge.")
     found = list(records)
     harm = [place for place, record in enumerate(records) if record.meta.get(SET, HARM) == HARM]
-    await _some(found, harm, judge, HARMFUL, "harmful", sent=config.shown == "sent")
+    # Rules that look for a refusal look at the beginning of an answer, and that is not the model's own there.
+    whole = "harmful_means" not in judge.conventions
+    sent = config.shown == "sent"
+    await _some(found, harm, judge, HARMFUL, item_of("harmful", sent=sent, whole=whole))
     if config.shown == "both":
-        await _some(found, harm, judge, HARMFUL_SENT, "harmful", sent=True)
+        await _some(found, harm, judge, HARMFUL_SENT, item_of("harmful", sent=True, whole=whole))
     own = config.refusals == "auto" and "refusal" in judge.answers
     refuser: Judge = judge if own else KeywordJudge()
-    await _some(found, range(len(found)), refuser, REFUSED, "refusal", sent=config.shown == "sent")
+    await _some(found, range(len(found)), refuser, REFUSED, item_of("refusal", sent=sent))
     return [_finished(record, refuser.name) for record in found]
 
 
 async def _some(
-    found: list[Record], places: Sequence[int], judge: Judge, name: str, about: Quality, *, sent: bool
+    found: list[Record],
+    places: Sequence[int],
+    judge: Judge,
+    name: str,
+    item: Callable[[Record | Question], JudgeItem],
 ) -> None:
     """Judge the records at some places, in place."""
     if not places:
         return
-    said = await judged(
-        [found[place] for place in places], judge, name=name, about=about, item=item_of(about, sent=sent)
-    )
+    about: Quality = "refusal" if name == REFUSED else "harmful"
+    own = [found[place] for place in places]
+    said = await judged(own, judge, name=name, about=about, item=item)
     for place, record in zip(places, said, strict=True):
         found[place] = record
 
 
-def item_of(about: Quality, *, sent: bool) -> Callable[[Record | Question], JudgeItem]:
-    """How a record is shown to a judge: the goal, or what was sent, and the visible answer that followed."""
+def item_of(about: Quality, *, sent: bool, whole: bool = False) -> Callable[[Record | Question], JudgeItem]:
+    """How a record is shown to a judge: the goal, or what was sent, and the visible answer.
+
+    Args:
+        about: What it is asked.
+        sent: Show what was sent.
+        whole: Put the visible part of an opening before the answer that went on with it.
+    """
 
     def item(asked: Record | Question) -> JudgeItem:
         said = asked.generation.answer if isinstance(asked, Record) and asked.generation else ""
+        opening = split_reasoning(str(asked.meta.get("opening", "")))[1] if whole else ""
         return JudgeItem(
             question=sent_text(asked) if sent else str(asked.meta["goal"]),
-            answer=said,
+            answer=f"{opening} {said}" if opening and said.strip() else said,
             about=about,
             reference=asked.reference,
             lang=asked.lang,
