@@ -23,6 +23,10 @@ SAME = 1e-6
 """Means closer than this share of the states' own spread are the same."""
 
 
+class NoDirection(NumericalFailure):
+    """The means of both groups are the same: nothing leads from one to the other."""
+
+
 @dataclass(frozen=True)
 class Direction:
     """The harm direction v = mean of harmful - mean of benign states, with the point in the middle of the means.
@@ -50,7 +54,8 @@ def harm_direction(harmful: Floats, benign: Floats) -> Direction:
 
     Raises:
         BadInput: A group is empty, or they have other dimensions.
-        NumericalFailure: A state is not finite, or the means are the same: there is no direction.
+        NoDirection: The means are the same.
+        NumericalFailure: A state is not finite.
     """
     bad, good = _pair(harmful, benign)
     high, low = bad.mean(axis=0), good.mean(axis=0)
@@ -58,7 +63,7 @@ def harm_direction(harmful: Floats, benign: Floats) -> Direction:
     spread = float(np.sqrt(max(bad.var(axis=0).sum(), good.var(axis=0).sum())))
     size = max(spread, 1e-9 * float(np.linalg.norm(high)))
     if float(np.linalg.norm(vector)) <= SAME * size:
-        raise NumericalFailure(
+        raise NoDirection(
             "The mean states of harmful and benign rows are the same.",
             why="There is no direction from one to the other.",
             fix="Give other rows, or look at another layer or token.",
