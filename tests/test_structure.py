@@ -37,7 +37,18 @@ BELOW["cli"] = BELOW["replications"] | {"replications"}
 BELOW["inspect_plugin"] = BELOW["cli"]
 """Which rooms each room may import; measures and treatments, besides, no sibling of theirs."""
 
-HEAVY = ("torch", "transformers", "peft", "trl", "inspect_ai", "datasets", "httpx", "pyarrow", "rouge_score")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "inspect_ai",
+    "datasets",
+    "httpx",
+    "pyarrow",
+    "rouge_score",
+    "fastapi",
+)
 
 
 def imports(file: Path) -> list[str]:

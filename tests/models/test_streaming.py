@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safewright.models import load
-from safewright.models.chat import THINK, split_reasoning
+from safewright.models.chat import THINK, opens_reasoning, split_reasoning
 from safewright.models.hf import HfModel
 from safewright.models.streaming import Detokenizer, ReasoningFilter
 from safewright.types import Decoding
@@ -43,7 +43,7 @@ def outputs(draw: st.DrawFn) -> tuple[dict[str, str], list[str]]:
     return dict(markers), [whole[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(outputs(), st.booleans(), st.booleans())
 def test_11_any_pieces_give_what_the_whole_gives(
     given_: tuple[dict[str, str], list[str]], opened: bool, known: bool
@@ -109,6 +109,25 @@ def test_a_plain_answer_streams_at_once() -> None:
         " <to",
     ]
     assert plain.close() == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("opening", "inside"),
+    [
+        ("Sure, here is", False),
+        ("<think> the user wants", True),
+        ("<think></think> Sure", False),
+        ("a <think> b </think> c <think>", True),
+        ("", False),
+    ],
+)
+def test_an_opening_of_the_answer_may_begin_a_block(opening: str, inside: bool) -> None:
+    prompt = f"user : what does <think> mean assistant : {opening}"
+    assert opens_reasoning(prompt, opening=opening) is inside
+    # Where the template itself opens the block, an opening without markers stands inside it.
+    assert opens_reasoning(f"assistant : <think>{opening}", opening=opening) is (
+        inside or "</think>" not in opening
+    )
 
 
 def test_nothing_visible_is_no_answer() -> None:

@@ -19,6 +19,7 @@ from safewright.cli import (
     measure,
     replicate,
     report,
+    serve,
     treat,
 )
 
@@ -53,6 +54,7 @@ app.command("matrix")(matrix.matrix)
 app.command("replicate")(replicate.replicate)
 app.command("compare")(compare.compare)
 app.command("report")(report.report)
+app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
 app.add_typer(judge.app, name="judge")
 app.add_typer(lab.app, name="lab")

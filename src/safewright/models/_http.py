@@ -124,7 +124,7 @@ class Line:
             BadInput: No such address can exist.
         """
         if self._client is None:
-            self._client = _open_client(self._base, self._verify)
+            self._client = open_client(self._base, self._verify)
         try:
             response, body = await _received(self._client, method, url, payload, timeout)
         except BaseException:
@@ -147,8 +147,13 @@ def _httpx() -> Any:
     return httpx
 
 
-def _open_client(base: str, verify: ssl.SSLContext) -> Any:
-    """An ``httpx.AsyncClient`` for one server, with the key as its bearer and a single connection."""
+def open_client(base: str, verify: ssl.SSLContext | None = None, *, connections: int = 1) -> Any:
+    """An ``httpx.AsyncClient`` for one server, with the key as its bearer.
+
+    Raises:
+        Missing: httpx is not installed.
+        BadInput: The key cannot be one.
+    """
     httpx = _httpx()
     key = api_key()
     host = urlsplit(base).hostname or ""
@@ -156,9 +161,9 @@ def _open_client(base: str, verify: ssl.SSLContext) -> Any:
     return httpx.AsyncClient(
         headers={"Authorization": f"Bearer {key}"} if key else {},
         timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=1, max_keepalive_connections=1),
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
         trust_env=not local,  # a proxy meant for the world must not get the questions for this machine
-        verify=verify,
+        verify=verify or httpx.create_ssl_context(),
     )
 
 

@@ -199,8 +199,20 @@ def split_reasoning(
     return thought, "\n".join(part for part in answer if part), True
 
 
-def opens_reasoning(prompt: str, visible: Mapping[str, str] | None = None) -> bool:
-    """Whether a rendered prompt ends inside a reasoning block that the model has to close."""
+def opens_reasoning(
+    prompt: str, visible: Mapping[str, str] | None = None, *, opening: str | None = None
+) -> bool:
+    """Whether a rendered prompt ends inside a reasoning block that the model has to close.
+
+    Args:
+        prompt: What the model goes on with.
+        visible: Markers; `THINK` where None or empty.
+        opening: The opening of the answer that ends the prompt (see `started`): a block may begin in it too.
+    """
+    if opening is not None:
+        words = opening.strip()
+        before = opens_reasoning(prompt[: prompt.rindex(words)], visible)
+        return not split_reasoning(words, visible, opened=before, prompt_known=True)[2]
     markers = visible or THINK
     _, found, tail = prompt.rpartition(markers["open"])
     return bool(found) and not tail.strip()

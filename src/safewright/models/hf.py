@@ -191,7 +191,12 @@ class HfModel:
             # A batch is repeated whole, so that a resumed run multiplies the same matrices.
             outputs = self._run(batch, prompts, how)
             yield [
-                (i, self._read(texts[i], tokens, batch.new_tokens) if tokens is not None else _failed(NAN))
+                (
+                    i,
+                    self._read(texts[i], tokens, batch.new_tokens, chats_.started(chats[i]))
+                    if tokens is not None
+                    else _failed(NAN),
+                )
                 for i, tokens in zip(batch.indexes, outputs, strict=True)
                 if i not in done
             ]
@@ -271,7 +276,9 @@ class HfModel:
             (tokens,) = self._generate(
                 planned[0], [prompt], how, streamer=follower, stopping_criteria=[follower.ended]
             )
-        return self._read(text, tokens, planned[0].new_tokens) if tokens is not None else _failed(NAN)
+        if tokens is None:
+            return _failed(NAN)
+        return self._read(text, tokens, planned[0].new_tokens, chats_.started(chat))
 
     def _generate(
         self, batch: Batch, prompts: Sequence[list[int]], how: Decoding, **more: Any
@@ -435,11 +442,11 @@ class HfModel:
                 return tokens[: place + 1]
         return tokens
 
-    def _read(self, prompt: str, tokens: list[int], allowed: int) -> Generation:
+    def _read(self, prompt: str, tokens: list[int], allowed: int, opening: str | None = None) -> Generation:
         stopped = bool(tokens) and tokens[-1] in self.stops
         # Reasoning markers may be special tokens, so they are split off before those are dropped.
         marked = self.tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=False)
-        opened = chats_.opens_reasoning(prompt, self.visible)
+        opened = chats_.opens_reasoning(prompt, self.visible, opening=opening)
         reasoning, answer, closed = chats_.split_reasoning(
             marked, self.visible, opened=opened, prompt_known=True
         )

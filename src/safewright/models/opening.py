@@ -54,7 +54,7 @@ def open_folder(ref: ModelRef, *, device: str = "auto", batch_size: int | None =
         model = _plain_model(folder, ref.dtype, place, spread)
     if not model.can_generate():
         raise BadInput(f"{folder} is no model that writes text.", fix="Give a causal language model.")
-    tokenizer = _tokenizer(ref)
+    tokenizer = open_tokenizer(ref)
     check_unchanged(ref)
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return HfModel(model, tokenizer, dataclasses.replace(ref, dtype=dtype), batch_size or DEFAULT_BATCH)
@@ -195,7 +195,12 @@ def _adapted(base: Any, folder: Path, peft: Any) -> Any:
     return model.eval()
 
 
-def _tokenizer(ref: ModelRef) -> Any:
+def open_tokenizer(ref: ModelRef) -> Any:
+    """The tokenizer a resolved model uses, with the chat template of its own.
+
+    Raises:
+        BadInput: It is damaged.
+    """
     import transformers
 
     folder, source = local_folder(ref), tokenizer_folder(ref)
