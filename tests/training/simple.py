@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,11 @@ def told_of(job: dict[str, Any], file: Path) -> dict[str, Any]:
     }
 
 
-def _together(jobs: dict[str, dict[str, Any]], file: Path, rank: int, port: int) -> None:
+Told = Callable[[dict[str, Any], Path], dict[str, Any]]
+"""What a job was like, where something is to be written to a file."""
+
+
+def _together(jobs: dict[str, dict[str, Any]], file: Path, rank: int, port: int, tell: Told) -> None:
     os.environ.update(
         OMP_NUM_THREADS="1",
         RANK=str(rank),
@@ -187,13 +192,13 @@ def _together(jobs: dict[str, dict[str, Any]], file: Path, rank: int, port: int)
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    told = {name: told_of(job, file.with_suffix(f".{name}.pt")) for name, job in jobs.items()}
+    told = {name: tell(job, file.with_suffix(f".{name}.pt")) for name, job in jobs.items()}
     if rank == 0:
         file.with_suffix(".part").write_text(json.dumps(told))
         file.with_suffix(".part").rename(file)
 
 
-def two_processes(jobs: dict[str, dict[str, Any]], file: Path) -> dict[str, Any] | None:
+def two_processes(jobs: dict[str, dict[str, Any]], file: Path, tell: Told = told_of) -> dict[str, Any] | None:
     """What trainings on two processes were like, by name; None where they were killed. Ends only what it started.
 
     They are forked from one that has imported all: ``--launch`` has tests of its own. About one in six runs over
@@ -202,7 +207,7 @@ def two_processes(jobs: dict[str, dict[str, Any]], file: Path) -> dict[str, Any]
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    started = [_context().Process(target=_together, args=(jobs, file, rank, port)) for rank in range(2)]
+    started = [_context().Process(target=_together, args=(jobs, file, rank, port, tell)) for rank in range(2)]
     for process in started:
         process.start()
     end = time.monotonic() + 100
@@ -224,19 +229,21 @@ def two_processes(jobs: dict[str, dict[str, Any]], file: Path) -> dict[str, Any]
 
 def _context() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers", "transformers.trainer", "peft"])
+    context.set_forkserver_preload(
+        ["torch", "transformers", "transformers.trainer", "peft", "trl.trainer.sft_trainer"]
+    )
     return context
 
 
-def _alone(job: dict[str, Any], file: Path, told: Any) -> None:
-    told.put(told_of(job, file))
+def _alone(job: dict[str, Any], file: Path, told: Any, tell: Told) -> None:
+    told.put(tell(job, file))
 
 
-def in_process(job: dict[str, Any], file: Path) -> dict[str, Any] | None:
+def in_process(job: dict[str, Any], file: Path, tell: Told = told_of) -> dict[str, Any] | None:
     """What a training in a process of its own was like; None where it was killed."""
     context = _context()
     told = context.SimpleQueue()
-    process = context.Process(target=_alone, args=(job, file, told))
+    process = context.Process(target=_alone, args=(job, file, told, tell))
     process.start()
     process.join(100)
     if process.exitcode == -signal.SIGKILL:

@@ -30,6 +30,9 @@ from safewright.training.fitting import (
 )
 from safewright.training.loop import SHARDED
 
+KEPT = ("loss", "grad_norm", "learning_rate", "step")
+"""What of TRL's log is the same on any number of processes, and after a kill."""
+
 
 def passes(count: int, length: int, seed: int) -> list[int]:
     """Places of ``count`` examples in shuffled passes, as many as make ``length``.
@@ -119,10 +122,7 @@ def train_sft(
             train_sampling_strategy="random" if order is None else "sequential",
             dataloader_drop_last=False,
             average_tokens_across_devices=True,
-            gradient_checkpointing=options.gradient_checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False}
-            if options.gradient_checkpointing
-            else None,
+            **_checkpointing(trl.SFTConfig, options.gradient_checkpointing),
         )
         callbacks = [watching(progress or silent, steps, what)]
         if keeps:
@@ -145,7 +145,16 @@ def train_sft(
             require_finite(trained)
             trainer.optimizer.state.clear()  # twice the weights, and the trainer waits for the collector
         losses = [seen(row) for row in trainer.state.log_history if "loss" in row]
+        losses = [{name: line[name] for name in KEPT if name in line} for line in losses]
     return trained, History(steps, losses)
+
+
+def _checkpointing(config: Any, wanted: bool) -> dict[str, Any]:
+    """Whether activations are computed again, under the name that this version of TRL has for it: it does by
+    default."""
+    known = "activation_checkpointing" in config.__dataclass_fields__
+    name = "activation_checkpointing" if known else "gradient_checkpointing"
+    return {name: wanted, f"{name}_kwargs": {"use_reentrant": False} if wanted else None}
 
 
 def _collated(tokenizer: Any) -> Any:
