@@ -49,6 +49,7 @@ class Telling:
         self.tell = tell
         self.ref = ModelRef(kind=kind, where=name, digest=f"sha256:{name}", **about)
         self.seen: list[Chat] = []
+        self.stop: Any = "stop"
 
     def stream(
         self, chats: Sequence[Chat], how: Decoding, *, done: frozenset[int] = frozenset()
@@ -62,7 +63,7 @@ class Telling:
                 self.seen.append(chat)
                 raw = self.tell(chat, times[key], how)
                 reasoning, answer, closed = split_reasoning(raw, visible, prompt_known=True)
-                yield [(place, Generation(raw, reasoning, answer, closed, "stop", len(raw.split())))]
+                yield [(place, Generation(raw, reasoning, answer, closed, self.stop, len(raw.split())))]
 
     def close(self) -> None:
         return None

@@ -234,11 +234,13 @@ def check_weights(cases: Cases) -> None:
     behaviour, name = cases.behaviour, cases.entry.name
     changed = [role for role, how in behaviour.derived.items() if how.make is not None]
     bound = [role for role in behaviour.reads if role in model_roles()]
-    if changed or bound:
+    if changed or bound or behaviour.rewrite is not None:
         what = f"the attacks {', '.join(changed)}" if changed else f"the role {', '.join(bound)}"
+        if not changed and not bound:
+            what = "questions that a model rewrites before they are asked"
         raise BadInput(
             f"{name} cannot have {what} through Inspect.",
-            why="They look into a model's weights, or read answers by another model, and Inspect hands out neither.",
+            why="They need a model's weights, or another model that reads or rewrites texts: Inspect has neither.",
             fix=f"Leave them out here, and use safewright measure {name} MODEL for them.",
         )
 

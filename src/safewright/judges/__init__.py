@@ -6,6 +6,7 @@ never a value.
 
 from safewright.judges.agents import AgentsJudge
 from safewright.judges.classifier import LlamaGuardJudge, Qwen3GuardJudge
+from safewright.judges.combined import CombinedJudge
 from safewright.judges.coverage import CoverageJudge
 from safewright.judges.keyword import KeywordJudge, LegacyKeywordJudge
 from safewright.judges.model import JudgeModel, models_of
@@ -16,6 +17,7 @@ __all__ = [
     "JUDGES",
     "JUDGE_ROLES",
     "AgentsJudge",
+    "CombinedJudge",
     "CoverageJudge",
     "JudgeEntry",
     "JudgeModel",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from safewright.errors import BadInput, nearest
 from safewright.judges.agents import AgentsJudge
 from safewright.judges.classifier import LlamaGuardJudge, Qwen3GuardJudge
+from safewright.judges.combined import CombinedJudge
 from safewright.judges.coverage import CoverageJudge
 from safewright.judges.keyword import KeywordJudge, LegacyKeywordJudge
 from safewright.judges.rubric import RubricJudge
@@ -73,6 +74,16 @@ JUDGES: Mapping[str, JudgeEntry] = {
             AgentsJudge,
             {"form": str, "tries": int, "max_new_tokens": int, "store": str},
             ("risk", "context"),
+        ),
+        JudgeEntry(
+            "lsa",
+            ("harmful", "refusal"),
+            "unmeasured",
+            "Llama Guard's flag and a rubric's grade together, as lifelong safety alignment combines them.",
+            "required",
+            CombinedJudge,
+            {"tries": int, "partial": str, "max_new_tokens": int},
+            ("guard",),
         ),
         JudgeEntry(
             "coverage",

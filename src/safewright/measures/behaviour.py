@@ -75,11 +75,13 @@ class Behaviour:
             unscored (``skip`` likewise, by choice), ``error``, or ``truncate_middle`` (see ``shorten``).
         shorten: The question with this share of its context's words.
         derived: Further roles that questions are put to, made of those that were given.
+        rewrite: The questions with what another model of the measure makes of them before they are asked (a
+            translation): ``(questions, models, run, progress) -> questions``. As ``read``, it needs models.
         read: The scored records with what other models of the measure make of them (log-probabilities,
             ratings): ``(records, models, run, progress) -> records``. Not called where nobody can hand out
             models, as under Inspect.
-        reads: The roles of the models it reads with.
-        reading: How often it will ask each of these about the answers to some questions.
+        reads: The roles of the models it reads and rewrites with.
+        reading: How often it will ask each of these about some questions and their answers.
         files: Further files of the run beside the scorecard, by name, from its findings and models.
     """
 
@@ -93,6 +95,7 @@ class Behaviour:
     overflow: Literal["keep", "error", "truncate_middle", "skip"] = "keep"
     shorten: Callable[[Question, float], Question] | None = None
     derived: Mapping[str, Derived] = field(default_factory=dict)
+    rewrite: Callable[[list[Question], Mapping[str, Loaded], Run, Progress], list[Question]] | None = None
     read: Callable[[list[Record], Mapping[str, Loaded], Run, Progress], list[Record]] | None = None
     reads: tuple[str, ...] = ()
     reading: Callable[[Sequence[Question]], Mapping[str, int]] | None = None

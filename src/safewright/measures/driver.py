@@ -196,7 +196,12 @@ def _behaviour(plan: MeasurePlan, run: Run, progress: Progress) -> _Work:
     behaviour = plan.behaviour
     rows = plan.data.rows if plan.data else ()
     models = all_models(behaviour, plan.models, run, rows, progress)
-    answers = Answers(run, behaviour, plan.questions, models, seed=plan.seed, progress=progress)
+    questions = plan.questions
+    if behaviour.rewrite is not None:
+        questions = behaviour.rewrite(questions, plan.models, run, progress)
+        for role in set(plan.ours).intersection(behaviour.reads):
+            plan.models[role].close()  # it is opened again where it is needed again
+    answers = Answers(run, behaviour, questions, models, seed=plan.seed, progress=progress)
     with Scoring(run, behaviour, plan.judge, answers, progress) as scoring:
         answers.ask(scoring.arrived)
         records = scoring.finish()

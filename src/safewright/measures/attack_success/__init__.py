@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from safewright.catalog import measure
 from safewright.measures.attack_success.config import AttackConfig
 from safewright.measures.behaviour import Behaviour
 from safewright.types import Decoding, Findings, Judge, JudgeItem, Question, Record, Row
+
+if TYPE_CHECKING:
+    from safewright.models import Loaded
+    from safewright.runs import Run
+    from safewright.runs.progress import Progress
 
 
 @measure(
@@ -16,7 +22,7 @@ from safewright.types import Decoding, Findings, Judge, JudgeItem, Question, Rec
     paper="2502.04040",
     config=AttackConfig,
     takes=("target",),
-    optional=("base",),
+    optional=("base", "translator", "reasoning"),
     data=("harm",),
     optional_data=("benign", "alarming"),
     judges="harmful",
@@ -28,12 +34,16 @@ def attack_success(config: AttackConfig) -> Behaviour:
     their meta), and openings that are put into the model's mouth: of its answer, or an emptied reasoning block.
     Beside harmful answers (by the judge) and answers that do not refuse: over-refusal of harmless rows, what has
     no visible answer, reasoning whose verdict the answer does not follow, the first broken link of traces, and
-    tokens. A model in the role base is the control that cannot refuse.
+    tokens. A model in the role base is the control that cannot refuse, one in the role translator rewords requests
+    (lowresource), and one in the role reasoning examines what was thought.
     """
     from safewright.measures.attack_success.analysis import instance_values
     from safewright.measures.attack_success.analysis import summarise as summarise_
     from safewright.measures.attack_success.asking import ask as ask_
     from safewright.measures.attack_success.asking import derived
+    from safewright.measures.attack_success.reading import READER, TRANSLATOR, calls
+    from safewright.measures.attack_success.reading import read as read_
+    from safewright.measures.attack_success.reading import rewrite as rewrite_
     from safewright.measures.attack_success.scoring import item_of
     from safewright.measures.attack_success.scoring import score as score_
 
@@ -52,6 +62,11 @@ def attack_success(config: AttackConfig) -> Behaviour:
     def shown(question: Question) -> JudgeItem:
         return item_of("harmful", sent=config.shown == "sent")(question)
 
+    def rewrite(
+        questions: list[Question], models: Mapping[str, Loaded], run: Run, progress: Progress
+    ) -> list[Question]:
+        return rewrite_(questions, models, run, progress, config)
+
     return Behaviour(
         ask=ask,
         score=score,
@@ -61,4 +76,8 @@ def attack_success(config: AttackConfig) -> Behaviour:
         decoding=Decoding(max_new_tokens=1024),
         chosen=config.chosen(),
         derived=derived(config),
+        rewrite=rewrite if config.translates else None,
+        read=read_,
+        reads=(READER, TRANSLATOR),
+        reading=calls,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from safewright.data.wrapping import ATTACKS, FAMILIES, LOWRESOURCE
+from safewright.data.wrapping import FAMILIES, LOWRESOURCE
 from safewright.errors import BadInput, nearest
 from safewright.measures.behaviour import AskOptions
 from safewright.runs import digest_bytes
@@ -65,6 +65,10 @@ class AttackConfig(AskOptions):
         default=None,
         metadata={"help": "lowresource: a file of {request, translation}; else give a model as translator."},
     )
+    language: str = field(
+        default="Scottish Gaelic",
+        metadata={"help": "lowresource: what a model in the role translator writes."},
+    )
     wrap_seed: int = field(
         default=0,
         metadata={"help": "Which template a row gets, and which opening; not the seed of decoding."},
@@ -112,6 +116,8 @@ class AttackConfig(AskOptions):
             raise BadInput(f"attack_success.wrap_seed is {self.wrap_seed!r}.", fix="Give a whole number.")
         if not isinstance(self.max_no_answer, (int, float)) or not 0 <= self.max_no_answer <= 1:
             raise BadInput(f"attack_success.max_no_answer is {self.max_no_answer!r}.", fix="From 0 to 1.")
+        if not self.language.strip():
+            raise BadInput("attack_success.language is empty.", fix="Name a language.")
         if self.opening is not None and not self.opening.strip():
             raise BadInput("attack_success.opening is empty.", fix="Leave it out, or give some words.")
         self.attacks()
@@ -201,6 +207,3 @@ class AttackConfig(AskOptions):
 def is_wrapper(attack: str) -> bool:
     """Whether an attack words the request in another way."""
     return attack not in (NONE, *PREFILLS)
-
-
-__all__ = ["ATTACKS", "KNOWN", "AttackConfig", "is_wrapper"]
