@@ -278,6 +278,63 @@ def test_harm_columns(local: Callable[..., Preset]) -> None:
         assert load_from(local(name, [{column: "zor", "category": "c"}])).rows[0].meta == {"category": "c"}
 
 
+def pku(prompt: str, *safe: bool, **more: Any) -> dict[str, Any]:
+    labels = [{"Violence": not one, "Drugs": False} for one in safe]
+    return {
+        "prompt": prompt,
+        "response_0": "words nobody learns",
+        "response_1": "from",
+        **{f"is_response_{place}_safe": one for place, one in enumerate(safe)},
+        **{f"response_{place}_harm_category": label for place, label in enumerate(labels)},
+        **more,
+    }
+
+
+def test_training_requests_carry_their_label_and_no_harmful_answers(local: Callable[..., Preset]) -> None:
+    rows = [
+        pku("zor a blim", False, False),
+        pku("zor a blim", False, False),
+        pku("fold a kade", True, False),
+        pku("greet a zor", True, True),
+    ]
+    for name in ("pku_safe_rlhf", "pku_safe_rlhf_test"):
+        data = load_from(local(name, rows))
+        assert [row.prompt[0]["content"] for row in data.rows] == ["zor a blim"]
+        label = {"type": "harmful"} if name == "pku_safe_rlhf" else {}
+        assert data.rows[0].meta == {"categories": ["Violence"], **label}
+        assert data.rows[0].reference is None
+    with pytest.raises(BadInput, match=r"None of the 1 rows.*both answers labelled unsafe"):
+        load_from(local("pku_safe_rlhf", rows[3:]))
+    with pytest.raises(BadInput, match="row 1: `is_response_1_safe` is None"):
+        load_from(local("pku_safe_rlhf", [pku("zor", False, False, is_response_1_safe=None)]))
+
+
+def test_helpful_requests_come_with_their_answers(local: Callable[..., Preset]) -> None:
+    turns = [{"role": "user", "content": "fold a boat"}, {"role": "assistant", "content": "Fold twice."}]
+    (row,) = load_from(local("ultrafeedback", [{"prompt": "fold a boat", "chosen": turns}])).rows
+    assert (row.prompt, row.reference) == (({"role": "user", "content": "fold a boat"},), "Fold twice.")
+    assert row.meta == {"type": "helpful"}
+    with pytest.raises(BadInput, match="does not end with an assistant's turn"):
+        load_from(local("ultrafeedback", [{"prompt": "fold", "chosen": turns[:1]}]))
+    alpaca = [
+        {"instruction": "Sort these.", "input": "b a", "output": "a b"},
+        {"instruction": "Greet.", "input": "", "output": "Hello."},
+    ]
+    found = load_from(local("alpaca", alpaca)).rows
+    assert [row.prompt[0]["content"] for row in found] == ["Sort these.\n\nb a", "Greet."]
+    assert [row.reference for row in found] == ["a b", "Hello."]
+    with pytest.raises(BadInput, match="no column 'output'"):
+        load_from(local("alpaca", [{"instruction": "Greet.", "input": ""}]))
+
+
+def test_contrast_requests_and_the_unsafe_half_of_xstest(local: Callable[..., Preset]) -> None:
+    for name, column in (("false_reject", "prompt"), ("star_benign", "question"), ("or_bench_80k", "prompt")):
+        (row,) = load_from(local(name, [{column: "shoot a kade on film"}])).rows
+        assert (row.prompt[0]["content"], row.meta) == ("shoot a kade on film", {"type": "contrast"})
+    rows = [{"prompt": "a", "label": "safe"}, {"prompt": "b", "label": "unsafe"}]
+    assert [row.prompt[0]["content"] for row in load_from(local("xstest_unsafe", rows)).rows] == ["b"]
+
+
 def test_absent_column_lists_what_was_found(local: Callable[..., Preset]) -> None:
     with pytest.raises(BadInput, match=r"no column 'prompt' \(columns found: label, text\)") as error:
         load_from(local("xstest", [{"text": "a", "label": "safe"}]))
@@ -315,7 +372,8 @@ def test_a_full_disk_can_be_repeated(local: Callable[..., Preset], monkeypatch: 
 
 
 def test_presets_say_where_they_know_it_from() -> None:
-    assert {p.role for p in PRESETS.values()} == {"harm", "benign", "utility", "long_context"}
+    evaluation, training = {"harm", "benign", "utility", "long_context"}, {"harmful", "helpful", "contrast"}
+    assert {p.role for p in PRESETS.values()} == evaluation | training
     for name, preset in PRESETS.items():
         assert preset.name == name
         assert (preset.revision is None) == (preset.revision_source == "")
