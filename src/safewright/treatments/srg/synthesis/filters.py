@@ -82,6 +82,11 @@ class Candidate:
         """The mean of its marks; 0 where nobody gave any."""
         return sum(self.scores.values()) / len(self.scores) if self.scores else 0.0
 
+    @property
+    def failed(self) -> bool:
+        """Whether a call about it failed, so that nobody knows what it is worth."""
+        return "failed" in self.reason.split(": ")
+
     def reject(self, reason: str, why: str = "") -> None:
         """It is not kept."""
         self.reason, self.why = reason, why
@@ -99,7 +104,7 @@ def read_format(candidate: Candidate, longest: int) -> None:
         return
     broken = failure(reply)
     if broken is not None:
-        candidate.reject("failed: call", broken)
+        candidate.reject("overlong: prompt" if reply.stop == "overlong" else "failed: call", broken)
         return
     try:
         candidate.trace = split_trace(spoken(reply))

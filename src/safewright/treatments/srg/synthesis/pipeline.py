@@ -115,6 +115,9 @@ def synthesise(
     records = tuple(record for _, _, record in made)
     lost = tuple(_dropped(state) for state in states if not state.passed)
     told = summary(pool, states, [(state.prompt, best, record) for state, best, record in made])
+    guard = speakers.guard
+    if guard is not None and not scoring.reads_reasoning(guard) and speakers.scorer is None:
+        told["warnings"].append(f"guard={options.guard}: nobody looked for harm inside the reasoning")
     manifest = {
         **about,
         **told,
@@ -247,6 +250,7 @@ def _dropped(state: State) -> dict[str, Any]:
         "type": state.prompt.kind,
         "categories": list(state.prompt.categories),
         "reason": last.reason if last else "",
+        "failed_calls": sum(one.failed for one in state.candidates),
         "candidates": [
             {
                 "name": one.name,
@@ -269,7 +273,7 @@ def require_yield(made: Synthesis, options: SynthesisOptions) -> None:
     prompts, kept = made.manifest["yield"][0]["prompts"], len(made.records)
     if kept and kept / prompts >= options.min_yield:
         return
-    failed = sum(one["reason"].startswith("failed") for one in made.dropped)
+    failed = sum(one["failed_calls"] > 0 for one in made.dropped)
     calls = f" {failed} are missing because calls failed." if failed else ""
     raise GateFailed(
         f"{kept} of {prompts} requests have reasoning that passed (yield {kept / prompts:.3f}, needed "

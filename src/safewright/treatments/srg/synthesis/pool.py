@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from safewright.data.splits import normalise, overlap, question
+from safewright.data.splits import normalise, overlap, question, words
 from safewright.data.wrapping import formats, goal_of, template_in
 from safewright.errors import BadInput, nearest
 from safewright.treatments.srg.guidelines import KINDS, Kind
@@ -97,7 +97,7 @@ def prompt_pool(
         require_labels(rows, kind)
         for row in rows:
             key = normalise(question(row))
-            if not key:
+            if not words(question(row)):
                 dropped["empty"] += 1
                 continue
             if key in seen:

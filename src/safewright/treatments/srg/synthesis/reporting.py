@@ -94,7 +94,7 @@ def guard_version(conventions: Mapping[str, Any]) -> str:
 def says_nothing(reason: str) -> bool:
     """Whether a candidate was left out for no fault of its own."""
     step, _, what = reason.partition(": ")
-    return step in ("failed", "refused") or what in UNDECIDED
+    return step in ("failed", "refused", "overlong") or what in UNDECIDED
 
 
 def summary(pool: PromptPool, states: Sequence[State], made: Sequence[Made]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def warnings(states: Sequence[State], made: Sequence[Made]) -> list[str]:
     hinted = sum(best.hinted for _, best, _ in made)
     if hinted:
         found.append(f"{hinted} of {len(made)} records were written by a teacher that was told the label")
-    failed = sum(state.candidates[-1].reason.startswith("failed") for state in states if not state.passed)
+    failed = sum(any(one.failed for one in state.candidates) for state in states if not state.passed)
     if failed:
         found.append(
             f"{failed} of {len(states)} requests have no record because calls failed: give the command again"

@@ -32,7 +32,7 @@ async def judge_outcomes(
     the answers to harmful requests refuse, which somebody else tells otherwise.
     """
     harmful = [one for one in candidates if one.prompt.kind == "harmful"]
-    for part in ("answer", "reasoning"):
+    for part in ("answer", "reasoning") if reads_reasoning(judge) else ("answer",):
         asked = [one for one in harmful if one.open]
         for one, said in zip(asked, await _judged(judge, asked, "harmful", part, about), strict=True):
             if said.status != "ok":
@@ -61,6 +61,11 @@ async def judge_refusals(judge: Judge | None, candidates: Sequence[Candidate], a
         candidates, await _judged(teller, candidates, "refusal", "answer", about), strict=True
     ):
         one.refuses = bool(said.value) if said.status == "ok" else None
+
+
+def reads_reasoning(judge: Judge) -> bool:
+    """Whether a judge of harm can tell it in thoughts: rules that look for a refusal cannot."""
+    return not judge.name.startswith("keyword")
 
 
 class Counted:
