@@ -20,7 +20,7 @@ from safewright.stats import holm, minimum_detectable
 from safewright.stats.paired import DRAWS
 from safewright.types import Delta
 
-Contrasted = Literal["untreated", "before", "order"]
+Contrasted = Literal["untreated", "before", "order", "reference"]
 
 ALPHA = 0.05
 """Family-wise error: an adjusted p below it is called a difference."""
@@ -54,7 +54,8 @@ class Contrast:
     """The paired differences ``b - a`` of two arms over all measures both have.
 
     ``kind`` says what is asked: ``untreated`` (a is the model as it was), ``before`` (a is b without its last
-    treatment), ``order`` (the same treatments in another order). ``units`` are those of ``measure/score``.
+    treatment), ``order`` (the same treatments in another order), ``reference`` (a is what others are to be held
+    against). ``units`` are those of ``measure/score``.
     """
 
     kind: Contrasted
@@ -117,19 +118,22 @@ def contrasts(
     *,
     level: float = 0.95,
     seed: int = 0,
+    pairs: Sequence[tuple[Contrasted, Arm, Arm]] | None = None,
 ) -> tuple[Contrast, ...]:
     """All contrasts of some arms, adjusted together.
 
     Args:
         arms: Which.
         folders: The run of every arm and measure that was finished.
+        pairs: The contrasts that are drawn; those the arms allow where None.
         level: Coverage of the intervals.
         seed: For bootstraps and permutations.
 
     Raises:
         BadInput: A folder is not what it should be.
     """
-    drawn = [_contrast(kind, a, b, folders, level, seed) for kind, a, b in pairs_of(arms)]
+    chosen = pairs_of(arms) if pairs is None else pairs
+    drawn = [_contrast(kind, a, b, folders, level, seed) for kind, a, b in chosen]
     found = [contrast for contrast in drawn if contrast is not None]
     ps = [delta.p for contrast in found for delta in contrast.deltas]
     adjusted = iter(holm(ps))

@@ -224,6 +224,7 @@ def _contrast(found: Contrast) -> Shown:
         "untreated": f"{b}, against {a}",
         "before": f"{b}, against {a} alone",
         "order": f"{b}, against {a}",
+        "reference": f"{b}, against {a}",
     }
     rows = []
     for delta in found.deltas:

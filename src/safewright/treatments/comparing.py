@@ -38,7 +38,8 @@ class Source:
 class Variant:
     """One way to train: ``options`` over those given, on a ``share`` of the rows of the source ``source``.
 
-    ``group`` is the part of the table it belongs to, ``about`` what it is, in a line.
+    Options named by ``without`` are not taken from those given: they say nothing to this variant. ``group`` is the
+    part of the table it belongs to, ``about`` what it is, in a line.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Variant:
     options: Mapping[str, Any]
     source: str
     share: float = 1.0
+    without: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from safewright.treatments.comparing import Comparison, Source, Variant
 from safewright.treatments.srg.arms import (
     ARMS,
     SCALED,
+    SHOWN,
     SUMMARIES,
     AblationOptions,
     arms_of,
@@ -49,16 +50,14 @@ def ablate(options: AblationOptions, models: Mapping[str, Any], data: Mapping[st
     """
     teachers = teachers_of(options.teachers)
     sources = [_given(models, data)] if arms_of(options.arms) else []
-    variants = [
-        Variant(name, SUMMARIES[name], "Arms", dict(ARMS[name]), GIVEN) for name in arms_of(options.arms)
-    ]
+    variants = [_arm(name, name, SUMMARIES[name], "Arms", GIVEN) for name in arms_of(options.arms)]
     for share in scales_of(options.scales):
         variants += [
-            Variant(
+            _arm(
                 f"{arm}_{_percent(share)}",
+                arm,
                 f"{arm} on {share:.3g} of the records",
                 "Data scale",
-                dict(ARMS[arm]),
                 GIVEN,
                 share,
             )
@@ -68,7 +67,7 @@ def ablate(options: AblationOptions, models: Mapping[str, Any], data: Mapping[st
     for name, teacher in teachers.items():
         sources.append(_taught(name, teacher, data))
         about = f"srg on the records of {'the student itself' if teacher == 'self' else teacher}"
-        variants.append(Variant(f"srg_by_{name}", about, "Teacher", dict(ARMS["srg"]), name))
+        variants.append(_arm(f"srg_by_{name}", "srg", about, "Teacher", name))
     _require_different(variants)
     return Comparison(
         treated="student",
@@ -81,6 +80,11 @@ def ablate(options: AblationOptions, models: Mapping[str, Any], data: Mapping[st
         further=frozenset({"teacher", "fallback", "judge"}),
         raw=frozenset(RAW),
     )
+
+
+def _arm(name: str, arm: str, about: str, group: str, source: str, share: float = 1.0) -> Variant:
+    without = frozenset() if arm in SHOWN else frozenset({"context_file"})
+    return Variant(name, about, group, dict(ARMS[arm]), source, share, without)
 
 
 def _given(models: Mapping[str, Any], data: Mapping[str, Any]) -> Source:

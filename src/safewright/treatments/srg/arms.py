@@ -57,7 +57,10 @@ DEFAULT = ("rt", "rt_tokens", "srg", "noguide", "label", "filler", "posthoc", "h
 SCALED = ("rt", "srg")
 """Arms that are trained at every data scale."""
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+SHOWN = frozenset({"context", "on_policy_kl"})
+"""Arms in which a text is shown to a model: those that read ``context_file``."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def teachers_of(text: str) -> dict[str, str]:
         if not teacher or not _NAME.fullmatch(name):
             raise BadInput(
                 f"teachers holds {part!r}.",
-                fix="Write NAME=MODEL, NAME=FILE.jsonl or NAME=self, with letters, digits, _ and - in names.",
+                fix="Write NAME=MODEL, NAME=FILE.jsonl or NAME=self, with letters, digits and _ in names.",
             )
         if name in found:
             raise BadInput(f"teachers names {name!r} twice.", fix="Give each another name.")
