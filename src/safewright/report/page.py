@@ -14,11 +14,13 @@ from markupsafe import Markup
 
 from safewright.report import examples as examples_
 from safewright.report import svg, text, view
+from safewright.report.best_of import best_of_figures, is_best_of
 from safewright.report.differences import ComparisonView, comparison_view
 from safewright.report.heat import heat_figure
 from safewright.report.layers import token_figures
 from safewright.report.lines import Breakdown, Line
 from safewright.report.profile import attack_tables, is_attacked, profile_figure
+from safewright.report.scatter import harm_figures
 from safewright.report.svg import Figure
 from safewright.report.view import Group, ModelRow, Taken
 from safewright.types import Curve, Reading
@@ -82,6 +84,12 @@ def render_page(
                 *figures,
                 *([profile] if profile else []),
                 *(heat_figure(found, several=page.several) for found in page.maps),
+                *best_of_figures(labelled),
+                *(
+                    figure
+                    for (card, records), name in zip(cards, names, strict=True)
+                    for figure in harm_figures(card, records, name, several=page.several)
+                ),
                 *_curves(cards, names),
                 *(
                     figure
@@ -205,6 +213,8 @@ def _curves(cards: Sequence[Taken], names: Sequence[str]) -> list[Figure]:
     for (card, _), name in zip(cards, names, strict=True):
         rates |= {(card.measure, reading.name) for reading in card.readings if reading.unit == "rate"}
         for curve in card.curves:
+            if is_best_of(curve):
+                continue  # drawn together by `best_of_figures`
             head, _, part = curve.name.partition("/")
             label = " · ".join(said for said in (name if several or not part else "", part) if said)
             found.setdefault((card.measure, head), []).append((text.one_line(label), curve))

@@ -150,7 +150,12 @@ def tick_text(value: float, unit: str) -> str:
 
 
 def curve_figure(
-    title: str, curves: Sequence[tuple[str, Curve]], *, unit: str = "score", caption: str = ""
+    title: str,
+    curves: Sequence[tuple[str, Curve]],
+    *,
+    unit: str = "score",
+    caption: str = "",
+    looks: Sequence[str] | None = None,
 ) -> Figure:
     """Curves with the same meaning in one drawing, each under its label, bands where they have them.
 
@@ -159,7 +164,9 @@ def curve_figure(
         curves: Label and curve; at most six keep distinct looks.
         unit: Of the vertical axis; ``rate`` is drawn from 0 to 100 %.
         caption: Below the drawing.
+        looks: CSS classes of the curves; those of `PALETTE` in their order where None.
     """
+    classes = looks or [PALETTE[i % len(PALETTE)] for i in range(len(curves))]
     xs = [x for _, c in curves for x in c.x]
     ys = [y for _, c in curves for part in (c.y, c.low, c.high) for y in part]
     across = scale_along(xs)
@@ -169,8 +176,7 @@ def curve_figure(
         for t in up.ticks
     ]
     marks: list[str] = []
-    for i, (_, curve) in enumerate(curves):
-        look = PALETTE[i % len(PALETTE)]
+    for look, (_, curve) in zip(classes, curves, strict=True):
         if curve.low and len(curve.low) == len(curve.high) == len(curve.x):
             edge = [
                 *zip(curve.x, curve.high, strict=True),
@@ -212,7 +218,7 @@ def curve_figure(
         Markup(x_labels),
         one_line(x_unit),
     )
-    legend = tuple((PALETTE[i % len(PALETTE)], one_line(name)) for i, (name, _) in enumerate(curves))
+    legend = tuple((look, one_line(name)) for look, (name, _) in zip(classes, curves, strict=True))
     return Figure(title=title, svg=svg, caption=caption, legend=legend)
 
 

@@ -102,6 +102,7 @@ METHODS: Mapping[str, str] = {
     "fleiss_cohen_everitt": "Fleiss, Cohen and Everitt's",
     "delong": "DeLong's",
     "newcombe_auc": "Newcombe's for areas",
+    "beta_binomial_profile": "profile likelihood of a beta-binomial fit",
     "bootstrap_rows": "bootstrap over rows",
     "ks_2samp": "two-sample Kolmogorov–Smirnov",
     "item_bootstrap": "bootstrap over items",
@@ -179,7 +180,7 @@ def title_of(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-INITIALS = frozenset({"sr", "kfr", "krr", "ls", "mia", "auc", "ppl", "kl", "bi", "hs", "rttr"})
+INITIALS = frozenset({"sr", "asr", "cv", "kfr", "krr", "ls", "mia", "auc", "ppl", "kl", "bi", "hs", "rttr"})
 """Words that are initials: they stand in capitals."""
 
 PRINTED: Mapping[str, str] = {
@@ -187,6 +188,7 @@ PRINTED: Mapping[str, str] = {
     "rougeL": "ROUGE-L",
     "rouge1": "ROUGE-1",
     "distinct2": "distinct-2",
+    "a distance": "A-distance",
     "priv leak": "PrivLeak",
     "min k plus": "Min-K++",
     "min k": "Min-K",
