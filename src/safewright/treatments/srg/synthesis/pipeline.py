@@ -168,7 +168,7 @@ class _Work:
                 if state.refused and state.role == "teacher" and "fallback" in self.speakers.teachers:
                     state.role, state.drawn = "fallback", 0
             self.progress("requests with reasoning", sum(one.passed for one in self.states), len(self.states))
-            if first and not hinted and "fallback" not in self.speakers.teachers:
+            if first and len(states) == len(self.states) and "fallback" not in self.speakers.teachers:
                 self._require_willing(states)  # before a refusing teacher is asked all the rest
             first = False
 

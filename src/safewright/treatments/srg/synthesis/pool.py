@@ -45,7 +45,7 @@ class Prompt:
     def categories(self) -> tuple[str, ...]:
         """As the row's ``category`` or ``categories`` says."""
         said = self.row.meta.get("category") or self.row.meta.get("categories") or ()
-        return (said,) if isinstance(said, str) else tuple(map(str, said))
+        return tuple(map(str, said)) if isinstance(said, (list, tuple)) else (str(said),)
 
 
 @dataclass(frozen=True)
