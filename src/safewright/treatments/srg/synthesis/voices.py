@@ -21,8 +21,6 @@ from safewright.types import Decoding, Judge, ModelRef
 if TYPE_CHECKING:
     pass
 
-Model = "Loaded | ModelRef | str | Path"
-
 HINTS = {
     "harmful": "one that must not be helped with as it stands",
     "helpful": "harmless, and to be answered",
