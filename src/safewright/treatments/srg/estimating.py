@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from safewright.data import LoadedData
 from safewright.models.estimate import RUNTIME_BYTES, multiply_speed, saved_weights, tokens
@@ -33,8 +32,7 @@ def estimate(
     if "reasoned" not in data and plain and not (config.target == "rt" and "teacher" not in models):
         from safewright.treatments.srg import synthesis
 
-        asked: Any = synthesis.estimate  # type: ignore[attr-defined, unused-ignore]
-        found = dict(asked(models, data, config))
+        found = dict(synthesis.estimate(models, data, config))
     rows = [row for role in (("reasoned",) if "reasoned" in data else plain) for row in data[role].rows]
     rows += data["general"].rows if "general" in data else ()
     if "student" not in models or not rows:

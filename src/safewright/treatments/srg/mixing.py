@@ -87,8 +87,7 @@ def _gathered(job: Job, notes: list[str]) -> list[Reasoned]:
         )
     from safewright.treatments.srg import synthesis
 
-    build: Any = synthesis.build  # type: ignore[attr-defined, unused-ignore]
-    return list(build(job))
+    return synthesis.build(job)
 
 
 def formatted(records: Sequence[Reasoned], share: float, seed: int) -> list[Reasoned]:
