@@ -43,8 +43,9 @@ def test_a_users_session(
     assert "attack_success (think_prefill): 4 calls" in capsys.readouterr().err
     assert run(command) == 0
     said = capsys.readouterr()
-    for attack in ("none", *ATTACKS, "answer_prefill", "think_prefill"):
-        assert f"under {attack.replace('_', ' ')}" in said.out or attack in said.out, attack
+    for attack in (*ATTACKS, "answer_prefill", "think_prefill"):
+        assert f"ASR under {attack.replace('_', ' ')}" in said.out
+    assert "ASR with no attack" in said.out
     records = records_of(out)
     assert len(records) == 4 * (len(ATTACKS) + 3)
     begun = {r["meta"]["attack"]: r["meta"]["opening"] for r in records if "opening" in r["meta"]}

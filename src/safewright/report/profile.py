@@ -1,6 +1,7 @@
 """What was forgotten and what was kept, side by side, and how it stands under attack.
 
-A reading named ``kfr[prefix]`` is ``kfr`` under the attack ``prefix``.
+A reading named ``kfr[prefix]`` is ``kfr`` under the attack ``prefix``; of attack success, ``asr[none]`` is that of
+plain requests, and ``asr`` the mean over attacks.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ def is_attacked(name: str) -> bool:
 def score_name(name: str) -> str:
     """A score in words; one taken under an attack says so."""
     match = _ATTACKED.fullmatch(name)
-    return f"{text.reading_name(match[1])} under {_attack(match[2])}" if match else text.reading_name(name)
+    if match is None:
+        return text.reading_name(name)
+    how = {NONE: "with", MEAN_OF: "as"}.get(match[2], "on" if match[2].partition(":")[0] in SETS else "under")
+    return f"{text.reading_name(match[1])} {how} {_attack(match[2])}"
 
 
 def profile_figure(cards: Sequence[tuple[str, Scorecard]]) -> Figure | None:
@@ -105,7 +109,12 @@ class Attacks:
     rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
 
 
-PLAIN = "no attack"
+PLAIN, MEAN = "no attack", "mean over attacks"
+"""Rows of what has no attack in its name: without one, or over all of them."""
+MEANS = ("attack_success",)
+"""Measures whose readings without an attack in their name are means over attacks."""
+NONE, MEAN_OF, SETS = "none", "wrappers", ("benign", "alarming")
+"""In the place of an attack's name there: the plain request, the mean over wrapped ones, sets of harmless rows."""
 CHANGE = "_change"
 """The end of the name of a rate's change under an attack."""
 
@@ -125,7 +134,8 @@ def attack_tables(cards: Sequence[tuple[str, Scorecard]]) -> tuple[Attacks, ...]
                 continue
             rows = found.setdefault((card.measure, match[1]), {})
             if match[1] in plain:
-                rows.setdefault(PLAIN, {})[label] = plain[match[1]]
+                over = MEAN if card.measure in MEANS else PLAIN
+                rows.setdefault(over, {})[label] = plain[match[1]]
             rows.setdefault(match[2], {})[label] = reading
     labels = list(dict.fromkeys(label for label, _ in cards))
     if len(labels) > 1:
@@ -159,7 +169,11 @@ def _alone(measure: str, found: dict[tuple[str, str], dict[str, dict[str, Readin
 
 
 def _attack(name: str) -> str:
-    return text.one_line(name).replace("_", " ")
+    said = text.one_line(name).replace("_", " ")
+    kind, _, form = said.partition(":")
+    if kind in SETS:
+        return f"{kind} rows{', ' + form if form else ''}"
+    return {NONE: PLAIN, MEAN_OF: "mean over wrappers"}.get(said, said)
 
 
 def _cell(reading: Reading | None) -> tuple[str, str]:

@@ -51,7 +51,7 @@ def drawn_findings(
     """Readings, curves and remarks of the draws, the target's first and then the control's."""
     readings: list[Reading] = []
     curves: list[Curve] = []
-    notes: list[str] = []
+    doubts: dict[str, dict[str, str]] = {}
     for base in (False, True):
         own = [r for r in records if is_drawn(r.role) and is_base(r.role) == base]
         if not own:
@@ -63,11 +63,16 @@ def drawn_findings(
             readings += _means(f"{prefix}{kind.name}", kind, counted, config)
             curves += _mean_curve(f"{prefix}{kind.name}", kind, counted, config)
             for attack, one in counted.items():
-                found = _one(f"{prefix}{kind.name}", attack, kind, one, config, notes)
+                found = _one(f"{prefix}{kind.name}", attack, kind, one, config, doubts)
                 readings += found[0]
                 curves += found[1]
         readings += [no_answer(f"{prefix}no_answer_drawn[{attack}]", part) for attack, part in parts.items()]
-    return readings, curves, list(dict.fromkeys(notes))
+    notes = [
+        f"The fits of {name} are not to be relied on under {', '.join(found)} (under {next(iter(found))}: "
+        f"{next(iter(found.values()))})"
+        for name, found in doubts.items()
+    ]
+    return readings, curves, notes
 
 
 def count(records: Sequence[Record], kind: Side, least: int) -> Counts:
@@ -88,8 +93,23 @@ def count(records: Sequence[Record], kind: Side, least: int) -> Counts:
 
 
 def _means(name: str, kind: Side, counted: Mapping[str, Counts], config: AttackConfig) -> Iterator[Reading]:
-    """The rate at the largest N as a mean over attacks."""
+    """As means over attacks: the rate at the largest N, and the area under the curve over log2 N, over its width."""
+    import numpy as np
+
+    from safewright.stats.draws import powers, shares
+
     yield _mean_at(f"{name}@{config.best_of}", kind, counted, config.best_of)
+    grid = powers(config.best_of)
+    if len(grid) < 2:
+        return
+    places = np.log2(np.array(grid, dtype=np.float64))
+    tables = []
+    for one in counted.values():
+        if one.counts:
+            heights = np.stack([shares(one.counts, one.drawn, N, kind.view) for N in grid])
+            areas = np.trapezoid(heights, places, axis=0) / (places[-1] - places[0])
+            tables.append(list(zip(np.clip(areas, 0.0, 1.0).tolist(), one.clusters, strict=True)))
+    yield mean_of_means(f"{name}_area", tables, sum(one.lost for one in counted.values()), "lower")
 
 
 def _mean_at(name: str, kind: Side, counted: Mapping[str, Counts], N: int) -> Reading:
@@ -123,10 +143,10 @@ def _mean_curve(
 
 
 def _one(
-    name: str, attack: str, kind: Side, one: Counts, config: AttackConfig, notes: list[str]
+    name: str, attack: str, kind: Side, one: Counts, config: AttackConfig, doubts: dict[str, dict[str, str]]
 ) -> tuple[list[Reading], list[Curve]]:
-    """One attack: the rate at the largest N, the area under its curve, what a fit says beyond, and the curve."""
-    from safewright.stats.best_of_n import best_of_area, best_of_curve, best_of_reading, beta_binomial
+    """One attack: the rate at the largest N, what a fit says beyond, and the curve."""
+    from safewright.stats.best_of_n import best_of_curve, best_of_reading, beta_binomial
     from safewright.stats.draws import powers
 
     label, N = f"{name}@{config.best_of}[{attack}]", config.best_of
@@ -135,16 +155,12 @@ def _one(
     given = one.counts, one.drawn
     readings = [best_of_reading(label, *given, N, one.clusters, one.lost, view=kind.view)]
     curve = best_of_curve(*given, powers(N), one.clusters, view=kind.view, name=f"{name}[{attack}]")
-    if N > 1:
-        area = f"{name}_area[{attack}]"
-        readings.append(
-            best_of_area(area, *given, powers(N), one.clusters, unscored=one.lost, view=kind.view)
-        )
     if kind.fitted:
         fit = beta_binomial(*given, one.clusters)
         further = config.extrapolate or FURTHER * config.samples
         readings.append(fit.extrapolate(further, view=kind.view, name=f"{name}_fit@{further}[{attack}]"))
-        notes += [f"{name}[{attack}], fit: {said}" for said in fit.warnings]
+        if fit.warnings:
+            doubts.setdefault(name, {})[attack] = fit.warnings[0]
     return readings, [curve]
 
 
