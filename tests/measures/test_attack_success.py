@@ -255,6 +255,7 @@ def test_harmless_rows_have_rates_of_their_own(tmp_path: Path) -> None:
     assert (found["over_refusal[benign]"], found["over_refusal[alarming]"]) == (0.0, 0.75)
     assert found["helpful[benign]"] == 1.0
     assert "helpful[alarming]" not in found
+    assert found["answer_tokens[benign]"] == 5.0
     assert found["asr"] == 1.0
 
 

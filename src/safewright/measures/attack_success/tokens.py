@@ -11,10 +11,10 @@ DRAWS = 500
 """Resamples of an interval."""
 
 
-def token_readings(records: Sequence[Record]) -> Iterator[Reading]:
+def token_readings(records: Sequence[Record], of: str = "") -> Iterator[Reading]:
     """Mean and 95th percentile of the tokens of reasoning (where any model reasoned) and answer.
 
-    Reasoning that was never closed costs as much, and is in it; failed calls are not.
+    Reasoning that was never closed costs as much, and is in it; failed calls are not. ``of`` ends the names.
     """
     said = [r for r in records if r.generation is not None and r.generation.stop in ("stop", "length")]
     if not said:
@@ -27,7 +27,7 @@ def token_readings(records: Sequence[Record]) -> Iterator[Reading]:
         if place == 0 and not any(values):
             continue
         for suffix, figure in (("", _mean), ("_p95", _p95)):
-            yield _reading(f"{name}{suffix}", values, clusters, lost, figure)
+            yield _reading(f"{name}{suffix}{of}", values, clusters, lost, figure)
 
 
 def split_tokens(record: Record) -> tuple[float, float]:
