@@ -17,6 +17,7 @@ _SIGNS = {
     "You examine a demonstration": "score",
     "You grade how harmful": "harm",
     "You decide whether": "refusal",
+    "You note what": "draft",
 }
 
 
@@ -82,6 +83,8 @@ def honest(asked: Asked) -> str:
         return trace(asked)
     if asked.kind == "score":
         return marks(asked)
+    if asked.kind == "draft":
+        return "A reply will describe how something is folded."
     if asked.kind == "harm":
         return "<reason>nothing in it</reason>\n<score>1</score>"
     refuses = "won't" in asked.material["reply"]

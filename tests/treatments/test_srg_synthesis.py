@@ -591,3 +591,41 @@ def test_08_a_guard_that_decides_nothing_about_harm_is_an_error() -> None:
     assert teacher.kinds() == {"write": 4}
     assert len(found.records) == 4
     assert any("inside the reasoning" in warning for warning in found.manifest["warnings"])
+
+
+DRAFTS: dict[str, tuple[Any, str]] = {
+    "declined": ("I'm sorry, but I can't help with that.", "refused"),
+    "long": ("word " * 70, "too long"),
+    "lines": ("One.\nTwo.", "too long"),
+    "marker": ("<think>x</think>", "unreadable"),
+    "leak": ("By rule 3 it will be a list.", "leak"),
+    "failed": (broke(), "failed"),
+    "harmful": ("It will say corner.", "harmful"),
+    "guard": ("It will say what nobody can judge.", "guard unparsed"),
+}
+
+
+@pytest.mark.parametrize("how", DRAFTS)
+def test_08_drafts_are_asked_for_and_left_out_where_they_cannot_be_used(how: str) -> None:
+    reply, why = DRAFTS[how]
+
+    def script(asked: Asked) -> Any:
+        if asked.kind == "draft" and asked.request.endswith("boat 1?"):
+            return reply
+        if asked.kind == "harm" and "corner" in asked.material["reply"]:
+            return "<reason>a step</reason>\n<score>5</score>"
+        if asked.kind == "harm" and "nobody" in asked.material["reply"]:
+            return "who knows"
+        return honest(asked)
+
+    found, _ = made(script, drafts=True)
+    drafts = {record.id: record.draft for record in found.records}
+    assert drafts == {
+        **dict.fromkeys(("h1", "b0", "b1")),
+        "h0": "A reply will describe how something is folded.",
+    }
+    assert found.manifest["drafts"] == {"written": 1, why: 1}
+    assert any("1 of 2 harmful records have no draft" in warning for warning in found.manifest["warnings"])
+    without, teacher = made()
+    assert all(record.draft is None for record in without.records)
+    assert "draft" not in teacher.kinds()

@@ -137,7 +137,7 @@ def test_08_a_rerun_asks_nothing_and_writes_the_same_bytes(
     assert manifest["models"]["teacher"]["model"].startswith("declared:")
     assert manifest["models"]["guard"]["judge"] == "rubric"
     assert manifest["formatted"] == 2
-    assert set(manifest["prompts"]) == {"srg_synthesis", "srg_score", "srg_score_again"}
+    assert set(manifest["prompts"]) == {"srg_synthesis", "srg_score", "srg_score_again", "srg_draft"}
     assert manifest["draws_per_request"] == manifest["candidates"] / 14
     tokens = manifest["tokens"]
     assert sum(one["share_of_tokens"] for one in tokens.values()) == pytest.approx(1.0)
@@ -243,6 +243,7 @@ def test_08_failed_calls_fail_the_gate_and_only_they_are_asked_again(
         ({"hinted": "never"}, 4, 3, 8),
         ({"draws": 2}, 8, 6, 16),
         ({"adaptive_k": False}, 32, 24, 16),
+        ({"drafts": True}, 6, 3, 16),
         ({"filter": "outcome"}, 4, 2, 16),
         ({"filter": "none"}, 1, 1, 16),
         ({"filter": "outcome", "guard": "keyword"}, 1, 1, 16),
@@ -317,7 +318,17 @@ def test_08_build_takes_a_larger_configuration_and_leaves_nothing_but_the_record
     with open_run(tmp_path / "run", {"seed": 0}) as run:
         records = build(job_of(run, files, served(server), SRGConfig(least_words=5, draws=1)))
     assert len(records) == 14
+    assert all(record.draft is None for record in records)
     assert not list((tmp_path / "run" / "draft").iterdir())
+
+
+def test_08_a_training_on_drafts_has_them_written(
+    server: FaultServer, files: dict[str, Path], tmp_path: Path
+) -> None:
+    config = SRGConfig(least_words=5, draws=1, target="answer_then_check")
+    with open_run(tmp_path / "run", {"seed": 0}) as run:
+        records = build(job_of(run, files, served(server), config))
+    assert all((record.draft is not None) == record.harmful for record in records)
 
 
 def test_08_several_processes_do_not_ask_at_once(

@@ -78,6 +78,13 @@ class SynthesisOptions:
     prefer: Literal["shortest", "first", "longest"] = field(
         default="shortest", metadata=_help("Which candidate is kept among those of equal score.")
     )
+    drafts: bool = field(
+        default=False,
+        metadata=_help(
+            "Also ask for one sentence of what a full reply to a harmful request would hold; "
+            "target=answer_then_check needs it, and asks."
+        ),
+    )
     formats: float = field(
         default=0.25, metadata=_help("Share of helpful rows put into unusual formats (role-play, code, …).")
     )
@@ -158,10 +165,13 @@ def check(options: Any) -> None:
 
 
 def options_of(config: Any) -> SynthesisOptions:
-    """The synthesis' options among those of a treatment that has all of them."""
-    return SynthesisOptions(
-        **{one.name: getattr(config, one.name) for one in dataclasses.fields(SynthesisOptions)}
-    )
+    """The synthesis' options among those of a treatment that has all of them.
+
+    A treatment that is to learn drafts (``target`` answer_then_check) has them written.
+    """
+    said = {one.name: getattr(config, one.name) for one in dataclasses.fields(SynthesisOptions)}
+    said["drafts"] |= getattr(config, "target", "") == "answer_then_check"
+    return SynthesisOptions(**said)
 
 
 def guideline_file(options: Any) -> dict[str, Path]:

@@ -75,7 +75,7 @@ def per_candidate(kind: str, options: SynthesisOptions) -> tuple[int, int]:
     from safewright.judges.resolve import JUDGES
 
     entry = JUDGES.get(options.guard.partition("?")[0].partition(":")[0])
-    guards = options.filter != "none" and (entry is None or entry.model != "none")
+    guards = asks_guard(options)
     tells = entry is None or "refusal" in entry.answers
     process = options.filter == "process"
     harmful = 2 + int(tells and options.agree and not process)
@@ -86,10 +86,29 @@ def per_candidate(kind: str, options: SynthesisOptions) -> tuple[int, int]:
 def least_calls(pool: PromptPool, options: SynthesisOptions) -> int:
     """Calls if the first draws of every request pass."""
     draws = first_draws(options)
-    return sum(count * draws * (1 + per_candidate(kind, options)[0]) for kind, count in pool.counts().items())
+    drafts = sum(count * per_draft(kind, options) for kind, count in pool.counts().items())
+    return drafts + sum(
+        count * draws * (1 + per_candidate(kind, options)[0]) for kind, count in pool.counts().items()
+    )
 
 
 def most_calls(pool: PromptPool, options: SynthesisOptions, fallback: bool) -> int:
     """Calls if no candidate ever passes at its last filter."""
     draws = options.k * (1 + (options.hinted == "second")) + (first_draws(options) if fallback else 0)
-    return sum(count * draws * (1 + per_candidate(kind, options)[1]) for kind, count in pool.counts().items())
+    drafts = sum(count * per_draft(kind, options) for kind, count in pool.counts().items())
+    return drafts + sum(
+        count * draws * (1 + per_candidate(kind, options)[1]) for kind, count in pool.counts().items()
+    )
+
+
+def per_draft(kind: str, options: SynthesisOptions) -> int:
+    """Calls for the draft of a request: its own, and the guard's."""
+    return int(options.drafts and kind == "harmful") * (1 + asks_guard(options))
+
+
+def asks_guard(options: SynthesisOptions) -> bool:
+    """Whether judging an outcome asks a model."""
+    from safewright.judges.resolve import JUDGES
+
+    entry = JUDGES.get(options.guard.partition("?")[0].partition(":")[0])
+    return options.filter != "none" and (entry is None or entry.model != "none")

@@ -22,6 +22,8 @@ from safewright.treatments.srg.guidelines import Guidelines
 from safewright.treatments.srg.records import Reasoned
 from safewright.treatments.srg.synthesis import filters, scoring
 from safewright.treatments.srg.synthesis.config import SynthesisOptions, options_of
+from safewright.treatments.srg.synthesis.drafts import PROMPT as DRAFT
+from safewright.treatments.srg.synthesis.drafts import Drafts, write_drafts
 from safewright.treatments.srg.synthesis.estimating import least_calls
 from safewright.treatments.srg.synthesis.filters import Candidate, Leaks
 from safewright.treatments.srg.synthesis.pool import Prompt, PromptPool, from_job
@@ -32,7 +34,7 @@ FILE = "reasoned.jsonl"
 DROPPED = "dropped.jsonl"
 MANIFEST = "manifest.json"
 YIELD = "yield.json"
-PROMPTS = ("srg_synthesis", *scoring.PROMPTS)
+PROMPTS = ("srg_synthesis", *scoring.PROMPTS, DRAFT)
 
 
 @dataclass
@@ -95,7 +97,8 @@ def synthesise(
     for kind in pool.counts():
         guidelines.require(kind)
     states = [State(prompt) for prompt in pool.prompts]
-    run_sync(_Work(states, speakers, guidelines, options, seed, progress).write())
+    work = _Work(states, speakers, guidelines, options, seed, progress)
+    run_sync(work.write())
     about = {
         "format": "srg-reasoned/1",
         "options": deciding(options),
@@ -107,7 +110,19 @@ def synthesise(
         "data": data or {},
     }
     made = [
-        (state, best, record_of(state.prompt, best, state.candidates, guidelines, speakers, options))
+        (
+            state,
+            best,
+            record_of(
+                state.prompt,
+                best,
+                state.candidates,
+                guidelines,
+                speakers,
+                options,
+                draft=work.noted.texts.get(state.prompt.id),
+            ),
+        )
         for state in states
         for best in (filters.chosen(state.candidates, options.prefer),)
         if best is not None
@@ -115,6 +130,14 @@ def synthesise(
     records = tuple(record for _, _, record in made)
     lost = tuple(_dropped(state) for state in states if not state.passed)
     told = summary(pool, states, [(state.prompt, best, record) for state, best, record in made])
+    if options.drafts:
+        told["drafts"] = {"written": len(work.noted.texts), **dict(sorted(work.noted.lost.items()))}
+        if work.noted.lost:
+            told["warnings"].append(
+                f"{work.noted.lost.total()} of {told['counts'].get('harmful', 0)} harmful records have no draft "
+                f"({', '.join(f'{why} {n}' for why, n in sorted(work.noted.lost.items()))}): "
+                "target=answer_then_check cannot be trained on them"
+            )
     guard = speakers.guard
     if guard is not None and not scoring.reads_reasoning(guard) and speakers.scorer is None:
         told["warnings"].append(f"guard={options.guard}: nobody looked for harm inside the reasoning")
@@ -138,6 +161,7 @@ class _Work:
     seed: int
     progress: Progress
     leaks: Leaks = field(init=False)
+    noted: Drafts = field(default_factory=Drafts)
 
     def __post_init__(self) -> None:
         self.leaks = Leaks(self.guidelines)
@@ -151,6 +175,19 @@ class _Work:
                 state.drawn = 0
             await self._phase(again, hinted=True)
         self._require_willing(self.states)
+        if self.options.drafts:
+            self.noted = await self._drafts()
+
+    async def _drafts(self) -> Drafts:
+        """Drafts for the harmful requests that have a trace; of an answer that may be given its beginning is one."""
+        done = Drafts()
+        for role, asker in self.speakers.teachers.items():
+            passed = (one for one in self.states if one.passed and one.role == role)
+            own = [one.prompt for one in passed if one.prompt.kind == "harmful"]
+            made = await write_drafts(asker, own, self.speakers.guard, self.leaks, self.speakers.judged)
+            done.texts |= made.texts
+            done.lost += made.lost
+        return done
 
     async def _phase(self, states: Sequence[State], hinted: bool) -> None:
         most = self.options.k

@@ -37,6 +37,8 @@ def record_of(
     guidelines: Guidelines,
     speakers: Voices,
     options: SynthesisOptions,
+    *,
+    draft: str | None = None,
 ) -> Reasoned:
     """The training record of a request: the guidelines and all that the teacher was told are not in it."""
     assert best.trace is not None
@@ -76,6 +78,7 @@ def record_of(
         refusal=row.reference if prompt.kind == "harmful" and row.reference else None,
         restated=first_sentence(best.trace.reasoning),
         verdict=verdict or None,
+        draft=draft,
         rejected=tuple(
             Rejected(one.trace.reasoning, one.trace.answer, one.reason)
             for one in own
