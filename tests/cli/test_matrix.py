@@ -188,7 +188,7 @@ def test_the_town_prints_a_command_that_fits(
     given: dict[str, list[str]] = {}
     for option, value in zip(words[3::2], words[4::2], strict=True):
         given.setdefault(option, []).append(value)
-    found = matrix._given(
+    found = matrix.given_to(
         {name: name for name in given["--treatments"][0].split(",")},
         given["--measures"][0].split(","),
         given["--model"], given["--data"], [], given["--model-role"], given["--set"], None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,10 +99,10 @@ def matrix(
         device=device,
         batch_size=batch_size,
         threads=threads,
-        **_given(labels, taken, model_, data, judge, model_role, set_, config),
+        **given_to(labels, taken, model_, data, judge, model_role, set_, config),
     )
     costs = plan.estimates(workers)
-    _tell_costs(costs)
+    tell_costs(costs)
     if dry_run:
         if json:
             console.result(costs)
@@ -118,7 +118,7 @@ def matrix(
             workers=workers,
             max_unscored=max_unscored,
             progress=progress,
-            told=_tell,
+            told=tell_part,
         )
     page = write_pages(found, folder, command)
     if json:
@@ -132,10 +132,20 @@ def matrix(
 
 def write_pages(found: Matrix, folder: Path, command: str) -> Path:
     """The page of a matrix, and those of its treatments and of its arms' measures, which show answers."""
+    from safewright.report import render_matrix
+    from safewright.runs import write_text
+
+    page = folder / "report.html"
+    write_text(page, render_matrix(found, command=command, pages=write_parts(found, folder, command)))
+    return page
+
+
+def write_parts(found: Matrix, folder: Path, command: str) -> dict[tuple[str, str], str]:
+    """The pages of a matrix's treatments and of its arms' measures; their paths from its folder."""
     from safewright.compose.folders import load_records, read_json
     from safewright.compose.matrix import ARMS
     from safewright.compose.matrix_plan import MODELS
-    from safewright.report import render_matrix, render_page, render_treatment
+    from safewright.report import render_page, render_treatment
     from safewright.runs import from_json, write_text
 
     pages: dict[tuple[str, str], str] = {}
@@ -153,9 +163,7 @@ def write_pages(found: Matrix, folder: Path, command: str) -> Path:
             own = render_treatment(result, Path(result.history), command=command)
             write_text(folder / place / "report.html", own)
             pages[made.arm, f"how {made.steps[-1]} made it"] = f"{place.as_posix()}/report.html"
-    page = folder / "report.html"
-    write_text(page, render_matrix(found, command=command, pages=pages))
-    return page
+    return pages
 
 
 def require_whole(found: Matrix, folder: Path, bound: float = MAX_UNSCORED) -> None:
@@ -223,7 +231,7 @@ def _orders(text: str) -> Any:
     return text
 
 
-def _given(
+def given_to(
     labels: Mapping[str, str],
     measures: Sequence[str],
     models: Sequence[str],
@@ -232,8 +240,10 @@ def _given(
     model_roles: Sequence[str],
     sets: Sequence[str],
     config: Path | None,
+    *,
+    shared: Collection[str] = (),
 ) -> dict[str, Any]:
-    """What is given to which method."""
+    """What is given to which method; rows of a role in ``shared`` go to all that have it, where none is named."""
     from safewright import catalog
     from safewright.compose.matrix_plan import handed
     from safewright.judges import JUDGE_ROLES
@@ -262,7 +272,9 @@ def _given(
             **assign(models, "--model", further),
             **assign(model_roles, "--model-role", asked, shared=JUDGE_ROLES),
         },
-        "data": assign(data, "--data", {name: entry.data_roles for name, entry in every.items()}),
+        "data": assign(
+            data, "--data", {name: entry.data_roles for name, entry in every.items()}, shared=shared
+        ),
         "options": _options(sets, config, {name: list(entry.options()) for name, entry in every.items()}),
         "judges": chosen,
     }
@@ -357,7 +369,7 @@ def _options(
     return found
 
 
-def _tell(arm: str, what: str, found: Any) -> None:
+def tell_part(arm: str, what: str, found: Any) -> None:
     if isinstance(found, Scorecard):
         main = found.readings[0] if found.readings else None
         value = "" if main is None or main.value is None else f" {main.name} {main.value:.3g} (n={main.n})"
@@ -369,7 +381,7 @@ def _tell(arm: str, what: str, found: Any) -> None:
         console.say(f"{arm}: {what} FAILED: {found.error}")
 
 
-def _tell_costs(costs: Costs) -> None:
+def tell_costs(costs: Costs) -> None:
     from safewright.report.text import size
 
     console.say(f"{costs.arms} arms; new models take about {size(costs.disk_bytes)} of disk")

@@ -34,6 +34,7 @@ def report(
 ) -> None:
     """Draw the page of a finished run, audit, treatment or log, or print it as Markdown or JSON."""
     from safewright.cli.judge import show_audit
+    from safewright.compose.ablation import ABLATION_FILE
     from safewright.compose.folders import load_cards, load_command
     from safewright.compose.inspect_log import is_log
     from safewright.compose.matrix import MATRIX_FILE
@@ -50,6 +51,9 @@ def report(
         raise BadInput(f"{folder} is no log of Inspect's.", fix="Leave out --out, --data and --viewer.")
     if (folder / MATRIX_FILE).is_file():
         _matrix(folder, json)
+        return
+    if (folder / ABLATION_FILE).is_file():
+        _ablation(folder, markdown, json)
         return
     if (folder / "result.json").is_file() and not list(folder.glob("**/scorecard.json")):
         _treatment(folder, json)
@@ -86,6 +90,26 @@ def _matrix(folder: Path, json: bool) -> None:
         console.result(found)
         return
     for drawn in matrix_console(found):
+        console.show(drawn)
+    print(f"page: {page}")
+
+
+def _ablation(folder: Path, markdown: bool, json: bool) -> None:
+    """The page and tables of a finished comparison of arms."""
+    from safewright.cli.ablating import write_tables
+    from safewright.compose.ablation import load_ablation
+    from safewright.compose.folders import load_command
+    from safewright.report import ablation_console, ablation_markdown
+
+    found = load_ablation(folder)
+    page = write_tables(found, folder, load_command(folder))
+    if json:
+        console.result(found)
+        return
+    if markdown:
+        print(ablation_markdown(found), end="")
+        return
+    for drawn in ablation_console(found):
         console.show(drawn)
     print(f"page: {page}")
 

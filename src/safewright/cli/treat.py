@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from safewright.cli import console, launch, options, running
+from safewright.cli import ablating, console, launch, options, running
+from safewright.measures import MAX_UNSCORED
 from safewright.runs import to_json
 from safewright.training.processes import is_main
 
@@ -41,6 +42,22 @@ def treat(
     launching: Annotated[
         str | None, typer.Option("--launch", metavar="|".join(launch.CHOICES), help=launch.HELP)
     ] = None,
+    judge: Annotated[
+        list[str],
+        typer.Option(
+            "--judge", metavar="[MEASURE=]JUDGE", help="Of a stage that measures (srg ablate): a judge."
+        ),
+    ] = [],  # noqa: B006
+    model_role: Annotated[
+        list[str],
+        typer.Option(
+            "--model-role",
+            metavar="[MEASURE.]ROLE=MODEL",
+            help="Of such a stage: a further model of a measure.",
+        ),
+    ] = [],  # noqa: B006
+    batch_size: options.BatchSize = None,
+    max_unscored: options.MaxUnscored = MAX_UNSCORED,
     overwrite: options.Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print disk, memory and time; change nothing.")
@@ -53,6 +70,30 @@ def treat(
 
     entry = catalog.find(name, "treatment")
     several, device = launch.choose(launching, entry, stage, device)
+    if ablating.compares(entry, stage):
+        ablating.compare(
+            entry,
+            stage or "",
+            models=model,
+            data=data,
+            sets=set_,
+            config=config,
+            judges=judge,
+            model_roles=model_role,
+            out=out,
+            limit=limit,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            threads=threads,
+            workers=workers,
+            overwrite=overwrite,
+            max_unscored=max_unscored,
+            dry_run=dry_run,
+            json=json,
+        )
+        return None
+    ablating.require_unused(entry, stage, judge=judge, model_role=model_role, batch_size=batch_size)
     plan = plan_treatment(
         name,
         options.by_role(model, "--model", entry.roles),

@@ -34,6 +34,8 @@ from safewright.types import ModelRef
 RECORDS = "records"
 COMPARED = "compared"
 ABLATION_FILE = "ablation.json"
+TABLE, MARKDOWN = "table.json", "table.md"
+"""The table, as whoever shows it writes it (`safewright.report.ablation`)."""
 
 
 @dataclass(frozen=True)
@@ -322,8 +324,7 @@ def run_ablation(
         making: Called with the name of a source whose rows are made now.
     """
     with open_run(plan.out, {**plan.identity, **(notes or {})}, overwrite=overwrite) as run:
-        run.own(RECORDS)
-        run.own(COMPARED)
+        run.own(RECORDS, COMPARED, TABLE, MARKDOWN)
         records = dict(plan.there)
         for name, stage in plan.made.items():
             if making is not None:

@@ -90,11 +90,11 @@ def cells_of(found: Matrix) -> dict[tuple[str, str, str], Cell]:
     for arm, card in cards_of(found):
         for reading in _headline(card):
             delta = differences.get((arm, card.measure, reading.name))
-            mark = _mark(delta)
+            mark = mark_of(delta)
             said = ""
             if delta is not None:
                 said = (
-                    f"{_signed(delta.difference, reading.unit)} against untreated, "
+                    f"{signed_difference(delta.difference, reading.unit)} against untreated, "
                     f"p {text.p_value(delta.p_holm)} over {delta.n} pairs"
                 )
             cells[arm, card.measure, reading.name] = Cell(
@@ -107,13 +107,13 @@ def cells_of(found: Matrix) -> dict[tuple[str, str, str], Cell]:
     return cells
 
 
-def _mark(delta: Delta | None) -> str:
+def mark_of(delta: Delta | None) -> str:
     if delta is None or not significant(delta):
         return ""
     return {1: GAIN, -1: LOSS, 0: CHANGE}[direction(delta)]
 
 
-def _signed(value: float, unit: str) -> str:
+def signed_difference(value: float, unit: str) -> str:
     return f"{text.signed(value)} points" if unit == "rate" else text.signed(value, points=False)
 
 
@@ -218,7 +218,7 @@ def _unseen(arm: str, those: Sequence[Finding], alone: Collection[str]) -> str:
     return f"{_step(arm.split(JOINED))}: no change is shown in {', '.join(parts)}."
 
 
-def _contrast(found: Contrast) -> Shown:
+def shown_contrast(found: Contrast) -> Shown:
     a, b = arm_title(found.a), arm_title(found.b)
     title = {
         "untreated": f"{b}, against {a}",
@@ -235,18 +235,18 @@ def _contrast(found: Contrast) -> Shown:
                 score_title(delta.measure, delta.score),
                 text.quantity(delta.a, unit),
                 text.quantity(delta.b, unit),
-                _signed(delta.difference, unit),
+                signed_difference(delta.difference, unit),
                 f"{low} to {high}",
                 f"{delta.n:,}",
                 text.p_value(delta.p),
                 text.p_value(delta.p_holm),
-                _mark(delta),
+                mark_of(delta),
             )
         )
     return Shown(title[found.kind], tuple(rows), tuple(text.one_line(line) for line in found.warnings))
 
 
-def _notes(found: Matrix) -> Iterator[str]:
+def notes_of(found: Matrix) -> Iterator[str]:
     for failure in found.failures:
         yield f"{arm_title(failure.arm)}: {failure.what} failed: {text.one_line(failure.error)}"
     for arm in found.arms:
@@ -266,7 +266,7 @@ def _notes(found: Matrix) -> Iterator[str]:
         yield from (text.one_line(note) for note in arm.notes)
 
 
-def _warnings(found: Matrix) -> Iterator[str]:
+def warnings_of(found: Matrix) -> Iterator[str]:
     """What to know before believing a contrast, each thing once."""
     by_line: dict[str, list[str]] = {}
     for contrast in found.contrasts:
@@ -312,23 +312,23 @@ def render_matrix(
             created=text.one_line(created),
             version=version(),
             models=models,
-            notes=[*_notes(found), *_warnings(found)],
+            notes=[*notes_of(found), *warnings_of(found)],
             heads=[(text.title_of(measure), count) for measure, count in heads.items()],
             columns=columns,
             rows=[(arm_title(arm), [cells.get((arm, c.measure, c.name)) for c in columns]) for arm in arms],
             marks=MARKS,
             sentences=sentences(found.findings),
-            contrasts=[_contrast(contrast) for contrast in found.contrasts],
+            contrasts=[shown_contrast(contrast) for contrast in found.contrasts],
             figures=[profile] if profile else [],
             attacks=attack_tables(labelled),
-            pages=_pages(arms, pages or {}),
+            pages=linked_pages(arms, pages or {}),
             measures=list(heads),
             treatments=sorted(found.treatments.items()),
         )
     )
 
 
-def _pages(
+def linked_pages(
     arms: Sequence[str], pages: Mapping[tuple[str, str], str]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
     from urllib.parse import quote
@@ -377,8 +377,8 @@ def matrix_console(found: Matrix, width: int | None = None) -> list[RenderableTy
     if any(cell.mark for cell in cells.values()):
         drawn.append(Text("  ".join(f"{mark} {said}" for mark, said in MARKS.items()), style="dim"))
     drawn += [Text(f"- {line}") for _, line in sentences(found.findings)]
-    drawn += [Text(f"! {note}", style="yellow") for note in _notes(found)]
-    drawn += [Text(f"! {warning}", style="yellow") for warning in _warnings(found)]
+    drawn += [Text(f"! {note}", style="yellow") for note in notes_of(found)]
+    drawn += [Text(f"! {warning}", style="yellow") for warning in warnings_of(found)]
     return drawn
 
 

@@ -56,7 +56,7 @@ def ablate(options: AblationOptions, models: Mapping[str, Any], data: Mapping[st
             _arm(
                 f"{arm}_{_percent(share)}",
                 arm,
-                f"{arm} on {share:.3g} of the records",
+                f"{arm} on {100 * share:.6g} % of the records",
                 "Data scale",
                 GIVEN,
                 share,
