@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safewright import catalog
 from safewright.data import PRESETS
@@ -30,11 +32,10 @@ def methods_page() -> str:
                 lines += [f"* `{name}`: {stage.summary}" for name, stage in entry.stages.items()]
             if entry.judges:
                 lines += [f"The judge decides whether an answer is a {entry.judges} one."]
-            lines += ["", "| option | default | what it does |", "|---|---|---|"]
-            for name, option in entry.options().items():
-                default = "" if option.default is dataclasses.MISSING else repr(option.default)
-                lines.append(f"| `{name}` | `{default}` | {option.metadata.get('help', '')} |")
-            lines.append("")
+            lines += _options(entry.options())
+            for name, stage in entry.stages.items():
+                if stage.options():
+                    lines += [f"The stage `{name}` has besides:", *_options(stage.options())]
     lines += ["## Judges", "", "| judge | decides | strength | what it is |", "|---|---|---|---|"]
     for name, judge in JUDGES.items():
         lines.append(f"| `{name}` | {', '.join(judge.answers)} | {judge.strength} | {judge.summary} |")
@@ -50,6 +51,15 @@ def methods_page() -> str:
         licence = preset.licence_line or "not recorded; see the data set's card"
         lines.append(f"| `{name}` | {preset.role} | {preset.repo} | {revision} | {licence} |")
     return "\n".join(lines) + "\n"
+
+
+def _options(fields: Mapping[str, dataclasses.Field[Any]]) -> list[str]:
+    """A table of options."""
+    lines = ["", "| option | default | what it does |", "|---|---|---|"]
+    for name, option in fields.items():
+        default = "" if option.default is dataclasses.MISSING else repr(option.default)
+        lines.append(f"| `{name}` | `{default}` | {option.metadata.get('help', '')} |")
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

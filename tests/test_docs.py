@@ -115,3 +115,21 @@ def test_example_repair_runs(tiny_folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "ok: the files have the reported safety losses" in done.stdout
     assert (out / "provenance.json").is_file()
+
+
+def test_example_comparison_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.compose import ablating
+
+    home, out = ablating.home_of(tmp_path), tmp_path / "out"
+    options = [f"{key}={value}" for key, value in {**ablating.QUICK, "steps": 1}.items()]
+    given = [str(home / name) for name in ("student", "reasoned.jsonl", "harm.jsonl")]
+    script = ROOT / "examples" / "compare_arms_in_python.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *given, str(out), *options])
+    runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "4 models are measured" in shown
+    assert "ASR, answer prefill" in shown
+    assert (out / "table.md").read_text() in shown
+    assert (out / "report.html").is_file()

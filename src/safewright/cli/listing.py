@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -88,8 +89,8 @@ def show(
         console.result(facts)
         return
     for key, value in facts.items():
-        if key == "options":
-            print("options (--set KEY=VALUE):")
+        if key == "options" or key.startswith("options of "):
+            print(f"{key} (--set KEY=VALUE):")
             for option in value:
                 print(f"  {option['name']} = {option['default']}\n      {option['help']}")
         elif key == "description":
@@ -122,15 +123,24 @@ def _method(entry: catalog.Entry) -> dict[str, Any]:
         "stages": [f"{name}: {stage.summary}" for name, stage in entry.stages.items()],
         "several processes": [f"--launch {choice}" for choice in CHOICES] if entry.launches else [],
         "replication": f"safewright replicate {entry.name}" if entry.name in _replications() else None,
-        "options": [
-            {
-                "name": name,
-                "default": None if field.default is dataclasses.MISSING else field.default,
-                "help": field.metadata.get("help", ""),
-            }
-            for name, field in entry.options().items()
-        ],
+        "options": _options(entry.options()),
+        **{
+            f"options of {name}": _options(stage.options())
+            for name, stage in entry.stages.items()
+            if stage.options()
+        },
     }
+
+
+def _options(fields: Mapping[str, dataclasses.Field[Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "default": None if field.default is dataclasses.MISSING else field.default,
+            "help": field.metadata.get("help", ""),
+        }
+        for name, field in fields.items()
+    ]
 
 
 def _plain(item: Any) -> dict[str, Any]:

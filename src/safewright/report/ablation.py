@@ -164,7 +164,7 @@ def _part(card: Scorecard, reading: Reading) -> str:
 
 
 def _named(name: str) -> str:
-    """A reading in words: ``asr[answer_prefill]`` is "ASR, answer prefill"; the attack ``none`` is the plain request."""
+    """A reading in words: ``asr[answer_prefill]`` is "ASR, answer prefill"; ``none`` is the plain request."""
     stem, bracket, rest = name.partition("[")
     said, of = text.reading_name(stem), rest.rstrip("]")
     return f"{said}, {'plain' if of == 'none' else text.reading_name(of)}" if bracket else said

@@ -80,8 +80,8 @@ class AblationOptions:
     teachers: str = field(
         default="",
         metadata={
-            "help": "NAME=MODEL|FILE|self, comma between: srg is also trained on the records of each teacher, "
-            "made now (MODEL, self) or before (FILE).",
+            "help": "NAME=TEACHER, comma between: srg is also trained on the records of each teacher, "
+            "made now by a model (or self, the student) or given as a file.",
         },
     )
     measures: str = field(
