@@ -47,6 +47,9 @@ bench: $(VENV)/ok
 	$(BIN)/python benchmarks/prefix_reuse.py
 	$(BIN)/python benchmarks/inspect_throughput.py
 	$(BIN)/python benchmarks/unlearning_speed.py
+	$(BIN)/python benchmarks/training_splits.py
+	$(BIN)/python benchmarks/srg_synthesis.py
+	$(BIN)/python benchmarks/serving_filter.py
 
 quality: $(VENV)/ok
 	$(BIN)/python -m safewright.judges.quality

@@ -42,7 +42,12 @@ class LocalSource:
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="safewright-serve")
         self._waiting = 0
         shown = set(model.visible.values())
-        self._specials = [text for text in model.tokenizer.all_special_tokens if text not in shown]
+        words = model.tokenizer
+        self._unseen = frozenset(
+            token
+            for token, text in zip(words.all_special_ids, words.all_special_tokens, strict=True)
+            if text not in shown
+        )
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -95,7 +100,8 @@ class LocalSource:
         if ended():
             raise Refused(503, "The server is ending.", code="ending")
         model = self._model
-        words, prompted, begun = Detokenizer(model.tokenizer), model.prompted, False
+        prompted, begun = model.prompted, False
+        whole, seen = Detokenizer(model.tokenizer), Detokenizer(model.tokenizer, self._unseen)
 
         def open_() -> None:
             nonlocal begun
@@ -106,13 +112,14 @@ class LocalSource:
                 put(Opening(opened, True, dataclasses.asdict(how)))
             begun = True
 
-        def say(raw: str) -> None:
-            if raw:
-                put(Piece(raw, self._without_specials(raw)))
+        def say(raw: str, text: str) -> None:
+            if raw or text:
+                put(Piece(raw, text))
 
         def heard(tokens: list[int]) -> bool:
             open_()
-            say(words.feed([token for token in tokens if token not in model.stops]))
+            new = [token for token in tokens if token not in model.stops]
+            say(whole.feed(new), seen.feed(new))
             return not ended()
 
         found = model.follow(asked.chat, how, heard)
@@ -121,15 +128,10 @@ class LocalSource:
         if found.stop == "error" and not begun:
             raise Refused(500, found.error)
         open_()
-        say(words.close())
+        say(whole.close(), seen.close())
         if ended():
             return put(End("error", error="the answer was broken off before its end"))
         put(End(found.stop, model.prompted - prompted, found.tokens, found.error))
-
-    def _without_specials(self, text: str) -> str:
-        for special in self._specials:
-            text = text.replace(special, "")
-        return text
 
     async def aclose(self) -> None:
         self._turns.shutdown(wait=True, cancel_futures=True)
