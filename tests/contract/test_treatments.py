@@ -16,7 +16,7 @@ from safewright.models import resolve
 from safewright.treatments import plan_treatment, run_stage, treat
 from tests import tiny
 from tests.contract import fakes
-from tests.treatments import folders, killed, unlearning
+from tests.treatments import folders, killed, reasoning, unlearning
 
 FEW = {"steps": 4, "batch": 4, "lr": 1e-3, "save_every": 1}
 CASES: dict[str, dict[str, Any]] = {
@@ -41,6 +41,11 @@ CASES: dict[str, dict[str, Any]] = {
         "models": ("tuned",),
         "data": ("forget", "retain"),
         "config": {**FEW, "method": "npo_gdr", "lora_rank": 0, "warmup": 0.0},
+    },
+    "srg": {
+        "models": ("student",),
+        "data": ("reasoned",),
+        "config": {**FEW, "lr": 1e-2, "lora_rank": 2, "formats": 0.0},
     },
     "safe_delta": {"models": ("aligned", "tuned"), "data": ("calibration",)},
     "safe_delta/adapter": {"models": ("aligned", "adapter"), "data": ("calibration",)},
@@ -71,6 +76,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "calibration": folders.rows_file(home / "calibration.jsonl"),
         "finetune": folders.rows_file(home / "finetune.jsonl", 12),
         "safe": folders.rows_file(home / "safe.jsonl", 6, shift=20),
+        "student": reasoning.save(home / "student", num_key_value_heads=1),
+        "reasoned": reasoning.write(home / "reasoned.jsonl", reasoning.objects(12)),
         **unlearning.data(home),
     }
 

@@ -20,6 +20,7 @@ PRELOADED = [
     "trl.trainer.sft_trainer",
     "safewright.treatments.safe_delta.applying",
     "safewright.treatments.relearn.training",
+    "safewright.treatments.srg.training",
     "tests.contract.fakes",
 ]
 """What is imported once, and found by every process: transformers and trl import their parts when first used."""
