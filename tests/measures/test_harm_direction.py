@@ -182,7 +182,7 @@ def test_the_model_before_and_the_attacks_have_readings_of_their_own(run_dir: Pa
     assert card["unscored"] == {}
     method = card["conventions"]["method"]
     assert method["notes"] == ["before never reasons before it answers: it has no decision token"]
-    assert method["layers"]["target"] == {"middle": 1, "last": 3}
+    assert method["layers"]["target"] == {"middle": 2, "last": 3}
     assert method["goals_in_both"] == 16
     assert method["cut"]["target"] == {"verdict": 32, "sentence": 0}
     record = records_of(run_dir)[0]

@@ -129,7 +129,7 @@ def proxy_a_distance(
     """How far apart two groups are for linear classifiers: 2 (1 - 2 err), err the held-out error of `held_out`.
 
     err is the mean of both groups' errors (a score of exactly 0 is half an error). 0 where they cannot be told
-    apart (errors above one half count as one half), 2 where they always are. The interval is that of the error,
+    apart (errors above one half count as one half), 2 where they always are. The interval is that of the errors,
     over clusters.
 
     Raises:
@@ -139,14 +139,17 @@ def proxy_a_distance(
     Source: Ben-David et al. (2010), Machine Learning 79:151-175; Glorot, Bordes and Bengio (2011), ICML.
     """
     first, second = held_out(low, high, clusters, seed=seed)
-    errors = np.concatenate([(first > 0) + 0.5 * (first == 0), (second < 0) + 0.5 * (second == 0)])
-    n = len(errors)
-    weights = np.repeat([n / (2 * len(first)), n / (2 * len(second))], [len(first), len(second)])
-    given = None if clusters is None else [*clusters[0], *clusters[1]]
-    found = bounded_mean(errors * weights, given, bounds=(0.0, float(weights.max())), seed=seed, draws=draws)
-    low_end, high_end = _distance(found.high), _distance(found.low)
-    value = _distance(float((errors * weights).mean()))
-    interval = Interval(min(low_end, value), max(high_end, value), found.level, found.method)
+    errors = (first > 0) + 0.5 * (first == 0), (second < 0) + 0.5 * (second == 0)
+    found = [
+        bounded_mean(own, None if clusters is None else clusters[side], seed=seed, draws=draws)
+        for side, own in enumerate(errors)
+    ]
+    value = _distance(float((errors[0].mean() + errors[1].mean()) / 2))
+    # Means of ends: right for any dependence of the groups, whose rows may ask for the same.
+    low_end = _distance(sum(one.high for one in found) / 2)
+    high_end = _distance(sum(one.low for one in found) / 2)
+    interval = Interval(min(low_end, value), max(high_end, value), found[0].level, found[0].method)
+    n = len(first) + len(second)
     return Reading(name, value, n, unscored, interval, "distance", better)
 
 

@@ -66,7 +66,7 @@ class Group:
 
 def middle(layers: int) -> int:
     """The layer half-way up."""
-    return max(1, layers // 2)
+    return (layers + 1) // 2
 
 
 def goal(row: Row) -> str:
