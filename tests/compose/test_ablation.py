@@ -21,11 +21,14 @@ from safewright.compose.ablation import (
 )
 from safewright.compose.matrix import plan_matrix
 from safewright.data import load_data
+from safewright.data.rows import write_rows
 from safewright.errors import BadInput, Missing
 from safewright.runs import to_json
 from safewright.treatments.srg.ablating import thin
 from safewright.treatments.srg.arms import ARMS, SUMMARIES, arms_of, scales_of, teachers_of
 from tests.compose import ablating
+from tests.models.fault_server import FaultServer, said
+from tests.treatments.srg_teacher import Asked, harmful_rows, helpful_rows, honest, understood
 
 NAMES = ["rt", "srg", "rt_50pct", "srg_50pct", "srg_by_other"]
 
@@ -53,10 +56,10 @@ def test_every_arm_is_trained_from_the_student_and_measured(whole: tuple[Path, A
     for arm in found.matrix.arms:
         assert set(found.matrix.cards[arm.arm]) == {"harmful_rate", "utility"}
     assert len({arm.model.digest for arm in found.matrix.arms if arm.model}) == 6
-    said = {arm: provenance(out, arm) for arm in NAMES}
-    assert len({each["parents"]["student"]["digest"] for each in said.values()}) == 1
-    assert said["rt_50pct"]["treatment"]["config"]["target"] == "rt"
-    assert {each["treatment"]["config"]["steps"] for each in said.values()} == {2}
+    told = {arm: provenance(out, arm) for arm in NAMES}
+    assert len({each["parents"]["student"]["digest"] for each in told.values()}) == 1
+    assert told["rt_50pct"]["treatment"]["config"]["target"] == "rt"
+    assert {each["treatment"]["config"]["steps"] for each in told.values()} == {2}
     assert to_json(load_ablation(out)) == to_json(found)
 
 
@@ -173,6 +176,38 @@ def test_rows_that_are_not_there_are_made_first(home: Path, tmp_path: Path) -> N
     costs = plan.estimates()
     assert costs.records["given"]["calls"] > 0
     assert costs.arms.arms == 3
+
+
+def test_rows_are_made_once_and_trained_on(home: Path, tmp_path: Path) -> None:
+    server = FaultServer()
+    server.behave = lambda request, number: said(honest(asked_of(request)))
+    try:
+        write_rows(tmp_path / "harmful.jsonl", harmful_rows(4))
+        write_rows(tmp_path / "helpful.jsonl", helpful_rows(4))
+        asked = ablating.given(home, own={"arms": "srg,rt"}, measures=["utility"])
+        asked["data"] = {role: tmp_path / f"{role}.jsonl" for role in ("harmful", "helpful")}
+        asked["models"] = {**asked["models"], "teacher": f"{server.base}#toy"}
+        asked["options"] |= {"least_words": 5, "draws": 1, "max_length": 128}
+        asked["measured"] = {"data": {"utility": home / "utility.jsonl"}}
+        names: list[str] = []
+        plan = plan_ablation(**asked, out=tmp_path / "out")
+        found = run_ablation(plan, max_unscored=1, making=names.append)
+        calls = len(server.requests)
+        assert calls >= 8
+        assert (found.matrix.failures, found.records, names) == ((), {"given": 8}, ["given"])
+        assert (tmp_path / "out" / "records" / "given" / "reasoned.jsonl").is_file()
+        assert provenance(tmp_path / "out", "rt")["data"]["reasoned"]["rows"] == 8
+        assert set(provenance(tmp_path / "out", "srg")["parents"]) == {"student"}
+        # A second call asks nobody.
+        run_ablation(plan_ablation(**asked, out=tmp_path / "out"), max_unscored=1)
+        assert len(server.requests) == calls
+    finally:
+        server.close()
+
+
+def asked_of(request: dict[str, Any]) -> Asked:
+    kind, material, attempt = understood(request["messages"])
+    return Asked(kind, material, attempt, 0, 0, request["messages"][0]["content"])
 
 
 def test_costs_are_told_before(home: Path, tmp_path: Path) -> None:
