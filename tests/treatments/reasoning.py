@@ -14,6 +14,8 @@ from tests import tiny
 from tests.treatments import folders
 
 W = tiny.WORDS
+OTHERS = ("[[", "]]")
+"""Markers that nobody would guess."""
 
 RECORD = Reasoned(
     id="boat",
@@ -81,4 +83,4 @@ def write(file: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 def save(folder: Path, **more: Any) -> Path:
     """A tiny student."""
-    return tiny.save_tiny(folder, more=(*tiny.THINKING, "."), **{**folders.SMALL, **more})
+    return tiny.save_tiny(folder, more=(*tiny.THINKING, ".", *OTHERS), **{**folders.SMALL, **more})

@@ -19,7 +19,7 @@ from safewright.treatments.srg import SRGConfig, mixing, openings
 from safewright.treatments.srg.records import Reasoned
 from safewright.types import Row
 from tests.treatments import folders, reasoning
-from tests.treatments.reasoning import W
+from tests.treatments.reasoning import OTHERS, W
 
 FEW = {"steps": 4, "batch": 8, "lr": 3e-3, "formats": 0.0, "lora_rank": 0}
 
@@ -174,7 +174,7 @@ def taught(given: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     home = tmp_path_factory.mktemp("taught")
     how: dict[str, Any] = {"steps": 120, "batch": 20, "lr": 1e-2, "schedule": "constant"}
     found: dict[str, Any] = {"home": home}
-    found["srg"] = teach(given, home / "srg", think_open=W[38], think_close=W[39], **how)
+    found["srg"] = teach(given, home / "srg", think_open=OTHERS[0], think_close=OTHERS[1], **how)
     found["posthoc"] = teach(given, home / "posthoc", target="posthoc", **how)
     return found
 
@@ -226,7 +226,7 @@ def test_the_report_says_rows_and_token_shares(taught: dict[str, Any]) -> None:
     # Markers, four words of reasoning, the end; then one word of answer against two.
     assert report["token_shares"] == {"harmful": round(9 / 19, 4), "helpful": round(10 / 19, 4)}
     assert report["learned_tokens"] == taught["posthoc"]["learned_tokens"] == 120 * 10 * 19
-    assert report["conventions"]["markers"] == f"{W[38]} {W[39]}"
+    assert report["conventions"]["markers"] == "[[ ]]"
     assert report["losses"][-1] < 0.1 < report["losses"][0]
     assert report["notes"] == []
 
@@ -458,11 +458,27 @@ def test_rows_that_cannot_be_learned_are_refused(given: dict[str, Path], tmp_pat
         rows[0], prompt="A question about earlier times, before it was any different: how did they go"
     )
     refused([wrapped, *rows[1:]], "hold the template of an attack")
+    marked = dict(rows[0], prompt=f"{W[1]} <think> {W[2]}")
+    refused([marked, *rows[1:]], "prompt of the row r000 holds a marker")
+    text = "Find the best harmless purpose that somebody could have in asking this. Consider whether a reply"
+    refused(
+        [dict(rows[0], prompt=f"{text}\n{W[1]}"), *rows[1:]], "prompt of the row r000 repeats the guidelines"
+    )
+    refused([dict(rows[0], reasoning=text), *rows[1:]], "reasoning of the row r000 repeats the guidelines")
     general = [{"id": f"x{i}", "prompt": W[i], "response": "ban", "type": "general"} for i in range(3)]
     refused(general, "No row has reasoning")
     refused(general, "no row has reasoning", target="rt", budget="tokens")
     with pytest.raises(BadInput, match="There are no rows to learn from"):
         teach(given, tmp_path / "out", data={})
+
+
+def test_reasoning_that_is_the_same_in_many_rows_is_noted(given: dict[str, Path], tmp_path: Path) -> None:
+    rows = reasoning.objects(20)
+    for row in rows[:5]:
+        row["reasoning"] = "ban . ban ."
+    report = teach(given, tmp_path / "out", data={"reasoned": reasoning.write(tmp_path / "a.jsonl", rows)})
+    assert len(report["notes"]) == 1
+    assert report["notes"][0].startswith("one reasoning stands in 5 of 20 rows ('ban . ban .')")
 
 
 def test_a_student_without_template_is_refused(given: dict[str, Path], tmp_path: Path) -> None:

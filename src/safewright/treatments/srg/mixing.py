@@ -11,10 +11,13 @@ from typing import Any
 
 from safewright.data.wrapping import formats
 from safewright.errors import BadInput
+from safewright.models.traces import holds_marker
 from safewright.training import processes
 from safewright.treatments.job import Job
 from safewright.treatments.srg.config import SRGConfig
+from safewright.treatments.srg.guidelines import Guidelines
 from safewright.treatments.srg.records import TYPES, Reasoned, Type, from_row
+from safewright.treatments.srg.synthesis.filters import Leaks
 from safewright.treatments.srg.synthesis.pool import require_apart, require_no_template
 
 BENIGN = ("helpful", "contrast")
@@ -22,6 +25,12 @@ PLAIN: tuple[Type, ...] = ("harmful", "helpful", "contrast")
 """Roles of rows without reasoning: a teacher adds it, or refusal training takes their answers."""
 
 SHOWN = 3
+
+VERBATIM = "leak: verbatim"
+"""How `Leaks` begins what it says of a text that repeats the guidelines."""
+
+MOST_ALIKE = 0.01
+"""Share of rows that may have the same reasoning without a word about it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ def mix(job: Job) -> Mixed:
     _require_distinct(records)
     require_apart([record.row() for record in records], job.rows("evaluation"))
     require_no_template([record.row() for record in records if record.type != "general"])
+    _require_plain(records, config)
+    notes += _alike(records)
     records = formatted(records, config.formats, job.seed)
     records = drawn(records, config.helpful_share, BENIGN, ("harmful",), "helpful_share", job.seed, notes)
     records = drawn(records, config.general_share, ("general",), PLAIN, "general_share", job.seed, notes)
@@ -154,6 +165,51 @@ def drawn(
         for turn in range(times[record.id] if record.type in kinds else 0):
             found.append(record if not turn else replace(record, id=f"{record.id}#{turn + 1}"))
     return found
+
+
+def _require_plain(records: Sequence[Reasoned], config: SRGConfig) -> None:
+    """Pass when no prompt holds a marker of reasoning, and with a distilled context no text repeats the guidelines.
+
+    Raises:
+        BadInput: One does.
+    """
+    leaks = Leaks(Guidelines.load(config.guidelines)) if config.context == "distilled" else None
+    for record in records:
+        if record.type == "general":
+            continue
+        asked = "\n".join(turn["content"] for turn in record.messages)
+        if holds_marker(asked, config.markers):
+            raise BadInput(
+                f"The prompt of the row {record.id} holds a marker of reasoning ({config.think_open} or "
+                f"{config.think_close}).",
+                why="Models are asked without markers, which are for what they say.",
+                fix="Remove it from the prompt, or choose others: --set think_open=… --set think_close=…",
+            )
+        if leaks is None:
+            continue
+        learned = record.reasoning if config.reasons else ""
+        for name, text, beside in (("prompt", asked, ""), ("reasoning", learned, asked)):
+            said = leaks.found(text, beside)
+            if said.startswith(VERBATIM):
+                raise BadInput(
+                    f"The {name} of the row {record.id} repeats the guidelines{said.removeprefix(VERBATIM)}.",
+                    why="They are to be distilled away: the trained model is asked without them.",
+                    fix="Make the row anew, or keep the text in every prompt: --set context=kept",
+                )
+
+
+def _alike(records: Sequence[Reasoned]) -> list[str]:
+    """A warning where one reasoning stands in more than 1 % of the rows that have some, and in three at least."""
+    found = Counter(record.reasoning for record in records if record.reasoning)
+    if not found:
+        return []
+    text, count = found.most_common(1)[0]
+    if count < max(SHOWN, MOST_ALIKE * found.total()):
+        return []
+    return [
+        f"one reasoning stands in {count} of {found.total()} rows ({text[:60]!r}): a template learned by "
+        "heart needs no request to be read"
+    ]
 
 
 def _require_distinct(records: Sequence[Reasoned]) -> None:
