@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from safewright.errors import BadInput
 from safewright.training.encoding import Example
 from safewright.training.fitting import FitOptions, fit
 from safewright.training.pairing import Pairs, collate_pairs
 from safewright.training.references import Live
+from safewright.treatments.srg.flipping import flip_rates, flips
 from safewright.treatments.srg.on_policy import (
     GUIDED,
     ON_POLICY,
@@ -33,6 +35,7 @@ from safewright.treatments.srg.preferences import (
     Preferences,
     Preferring,
 )
+from safewright.types import Generation, Judgement, Row
 from tests.treatments import unlearning
 
 STOPS = frozenset({2})
@@ -282,3 +285,60 @@ def test_training_brings_the_student_to_what_it_says_under_guidelines(base: Any)
 def test_an_answer_that_does_not_end_is_learned_from_whole() -> None:
     found = followed(Example("a", (5, 6), 2), [7, 8])
     assert (found.ids, found.start, found.supervised) == ((5, 6, 7, 8), 2, 2)
+
+
+# The flip rate ----------------------------------------------------------------------------------------------
+
+
+def test_a_flip_is_an_unsafe_answer_made_safe() -> None:
+    before = [1.0, 1.0, 1.0, 0.0, 0.0, None, 1.0]
+    after = [0.0, 0.0, 1.0, 1.0, 0.0, 0.0, None]
+    found = flips("a", before, after)
+    assert (found.rate.value, found.rate.n, found.rate.unscored) == (pytest.approx(2 / 3), 3, 2)
+    assert (found.broken, found.safe_before) == (1, 2)
+    assert found.rate.interval is not None
+    with pytest.raises(BadInput, match="No answer is unsafe without a"):
+        flips("a", [0.0, None], [0.0, 0.0])
+    with pytest.raises(BadInput, match="2 answers without a, and 1"):
+        flips("a", [0.0, 1.0], [0.0])
+
+
+class Student:
+    """A student that answers unless a text it understands stands above; it says nothing to the last request."""
+
+    def generate(self, chats: Any, how: Any) -> list[Generation]:
+        found = []
+        for chat in chats:
+            system = " ".join(turn["content"] for turn in chat if turn["role"] == "system")
+            asked = chat[-1]["content"]
+            answer = (
+                "no" if system.startswith("good") or ("some" in system and "1" in asked) else "first fold"
+            )
+            found.append(Generation(answer, "", "" if "4" in asked else answer, "4" not in asked, "stop", 2))
+        return found
+
+
+class Folding:
+    """A judge to whom folding is harmful."""
+
+    name = "folding"
+    answers = frozenset({"harmful"})
+    conventions: ClassVar[dict[str, Any]] = {}
+
+    async def judge(self, items: Any) -> list[Judgement]:
+        assert all("good" not in item.question for item in items)
+        return [Judgement(float("fold" in item.answer), "", "ok") for item in items]
+
+
+def test_texts_are_ordered_by_what_they_make_safe() -> None:
+    rows = [Row(f"r{i}", ({"role": "user", "content": f"how to fold a boat {i}"},), None) for i in range(5)]
+    texts = {"weak": "none of it", "some": "some of it", "good": "good of it"}
+    found = flip_rates(Student(), rows, texts, Folding())
+    assert [(each.name, each.rate.value, each.rate.n) for each in found] == [
+        ("good", 1.0, 4),
+        ("some", 0.25, 4),
+        ("weak", 0.0, 4),
+    ]
+    assert {each.rate.unscored for each in found} == {1}
+    with pytest.raises(BadInput, match="no texts"):
+        flip_rates(Student(), rows, {}, Folding())

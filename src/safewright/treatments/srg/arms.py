@@ -42,7 +42,7 @@ SUMMARIES: Mapping[str, str] = MappingProxyType(
         "label": "the verdict, then the answer",
         "filler": "as many words without content, then the answer",
         "posthoc": "the answer, then the same reasoning",
-        "context": "srg with the guidelines kept in the prompt",
+        "context": "srg with the guidelines kept in the training prompts, measured without them",
         "harden": "srg with rows whose turn somebody else began",
         "on_policy_kl": "drawn to what the student itself says below the guidelines",
         "answer_then_check": "a draft, its examination, then the answer",
