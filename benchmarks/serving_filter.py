@@ -1,8 +1,8 @@
 """What serving without reasoning costs: the filter over a model's own time, and the door over the server behind it.
 
 Filter: a lab model's answers token by token, as the server takes them in, over `generate` of the same prompts one at
-a time (CPU seconds); and the filter alone, microseconds a piece. Door: streams of a made-up server through `safewright serve
---upstream` over the same streams read directly, one client and several.
+a time (CPU seconds); and the filter alone, microseconds a piece. Door: streams of a made-up server through
+`safewright serve --upstream` over the same streams read directly, one client and several.
 
     python benchmarks/serving_filter.py [--prompts 24] [--repeats 5] [--out results.json]
 """
