@@ -100,8 +100,8 @@ def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) ->
         total = len(load_records(folder))
         counts = ", ".join(f"{count} {status}" for status, count in card.unscored.items())
         above += [
-            f"{name}: {lost} of {total} records {what} ({counts}); the bound is {allowed:.0%}"
-            for what, lost, allowed in beyond_bounds(card, total, bound)
+            f"{name}: {lost} of {asked} records {what} ({counts}); the bound is {allowed:.0%}"
+            for what, lost, asked, allowed in beyond_bounds(card, total, bound)
         ]
     if above:
         raise TooManyUnscored(
@@ -116,6 +116,8 @@ def _remedy(cards: Sequence[Scorecard]) -> str:
     reasons = {reason for card in cards for reason, count in card.unscored.items() if count}
     if "error" in reasons:
         first = "Give the same command again to retry failed calls"
+    elif reasons == {"no_answer"}:
+        first = "Give answers more room (--set max_new_tokens=)"
     elif reasons == {"overlong"}:
         first = "Use a model with a longer context, or leave out long prompts"
     elif any(card.conventions.get("judge") for card in cards):

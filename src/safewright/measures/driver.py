@@ -149,18 +149,30 @@ def unscored_share(card: Scorecard, records: int) -> float:
     return sum(card.unscored.values()) / records if records else 0.0
 
 
-def beyond_bounds(card: Scorecard, records: int, bound: float) -> tuple[tuple[str, int, float], ...]:
-    """What of a scorecard's records is unscored beyond what is allowed: in words, with its count and its bound.
+def beyond_bounds(card: Scorecard, records: int, bound: float) -> tuple[tuple[str, int, int, float], ...]:
+    """What of a scorecard's records is unscored beyond what is allowed: in words, with its count, of how many, and
+    its bound.
 
     A measure for which an answer without visible text is a class of its own has a bound for that
-    (``max_no_answer`` of its method); ``bound`` is for the rest then, and for both where it is the larger one.
+    (``max_no_answer`` of its method); ``bound`` is for the rest then, and for both where it is the larger one. It
+    holds for each of several models (``no_answer_of``: by role, how many of how many), so that none hides another.
     """
-    own = card.conventions.get("method", {}).get("max_no_answer")
+    method = card.conventions.get("method", {})
+    own = method.get("max_no_answer")
     silent = card.unscored.get("no_answer", 0) if own is not None else 0
-    lost = [("unscored", sum(card.unscored.values()) - silent, bound)]
+    lost = [("unscored", sum(card.unscored.values()) - silent, records, bound)]
     if own is not None:
-        lost.append(("without a visible answer", silent, max(float(own), bound)))
-    return tuple(one for one in lost if records and one[1] / records > one[2])
+        parts = method.get("no_answer_of") or {"": (silent, records)}
+        lost += [
+            (
+                "without a visible answer" + (f" (role {role})" if len(parts) > 1 else ""),
+                count,
+                asked,
+                max(own, bound),
+            )
+            for role, (count, asked) in parts.items()
+        ]
+    return tuple(one for one in lost if one[2] and one[1] / one[2] > one[3])
 
 
 def _peak_bytes() -> int:

@@ -370,10 +370,10 @@ def _warnings(taken: Sequence[Taken], names: Sequence[str], several: bool) -> It
 def _of_card(card: Scorecard, records: Sequence[Record], which: str) -> Iterator[str]:
     bound = card.conventions.get("max_unscored", MAX_UNSCORED)
     total = len(records) or max((r.n + r.unscored for r in card.readings), default=0)
-    for what, lost, allowed in beyond_bounds(card, total, bound):
+    for what, lost, asked, allowed in beyond_bounds(card, total, bound):
         said = "carry no score" if what == "unscored" else f"are {what}"
         yield (
-            f"{which}: {lost} of {total} records ({text.percent(lost / total)}) {said}"
+            f"{which}: {lost} of {asked} records ({text.percent(lost / asked)}) {said}"
             f" ({text.counts(card.unscored)}); the bound is {text.percent(allowed)}."
             " The rate may not speak for the rest."
         )

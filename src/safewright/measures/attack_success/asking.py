@@ -18,6 +18,7 @@ from safewright.measures.attack_success.config import (
     WRAPPERS,
     AttackConfig,
 )
+from safewright.measures.attack_success.links import links_of
 from safewright.measures.behaviour import Derived
 from safewright.models.chat import THINK, start, with_system
 from safewright.types import Message, Question, Row
@@ -27,7 +28,9 @@ TARGET, BASE, DRAWN, BEGUN = "target", "base", "drawn", "begun"
 SIDES = (TARGET, BASE)
 EMPTIED = f"{THINK['open']} {THINK['close']}"
 """A reasoning block with nothing in it; each model gets it with the markers of its own recipe."""
-LEFT = ("opening", "read", "untranslated")
+NO_GOAL = "goal_unknown"
+"""The entry of a record's meta where its row holds an attack and does not say what it is after."""
+LEFT = ("opening", "read", "untranslated", NO_GOAL)
 """What of a row's meta its records do not carry on: it is a record's own, where it means something else."""
 RESERVED = ("all", GIVEN, WRAPPERS)
 
@@ -49,7 +52,10 @@ def ask(rows: Sequence[Row], config: AttackConfig) -> list[Question]:
             fix="Name other attacks with --set attack=, or give other rows.",
         )
     forms += [(row, attack_of(row), frozen_opening(row), False) for row in others]
-    found = [question for form in forms for question in _questions(*form, config)]
+    for row in rows:
+        links_of(row.meta, row.id)
+    together = clusters(rows)
+    found = [question for form in forms for question in _questions(*form, config, together[form[0].id])]
     _check_names(found)
     return found
 
@@ -138,13 +144,32 @@ def _own_opening(row: Row) -> str:
     return own or ""
 
 
-def _questions(row: Row, attack: str, opening: str, made: bool, config: AttackConfig) -> Iterator[Question]:
+def clusters(rows: Sequence[Row]) -> dict[str, str]:
+    """By each row's id, the first row with the same goal: attacks on one goal are not independent of each other.
+
+    A plain row's goal is its prompt; several turns are told apart by all of them.
+    """
+    first: dict[tuple[str, str], str] = {}
+    found: dict[str, str] = {}
+    for row in rows:
+        turns = [turn["content"] for turn in row.prompt if turn["role"] != "system"]
+        text = "\n".join(turns) if row.meta.get("goal") is None else goal_of(row)
+        key = (str(row.meta.get(SET, HARM)), " ".join(text.split()).casefold())
+        found[row.id] = first.setdefault(key, row.id)
+    return found
+
+
+def _questions(
+    row: Row, attack: str, opening: str, made: bool, config: AttackConfig, cluster: str
+) -> Iterator[Question]:
     """One request to everybody it is put to, as often as it is; ``made``: the attack was made here."""
     harmful = row.meta.get(SET, HARM) == HARM
     name = f"{row.id}/{attack}" if made else row.id
     chat = with_system(row.prompt, config.system)
     meta: dict[str, Any] = {key: value for key, value in row.meta.items() if key not in LEFT}
     meta |= {"row": row.id, SET: row.meta.get(SET, HARM), "attack": attack, "goal": goal_of(row)}
+    if attack_of(row) != NONE and not made and row.meta.get("goal") is None:
+        meta[NO_GOAL] = True
     if row.meta.get("untranslated"):
         meta["untranslated"] = True
     if opening:
@@ -152,10 +177,10 @@ def _questions(row: Row, attack: str, opening: str, made: bool, config: AttackCo
         chat = start(chat, opening)
     for side in SIDES if harmful else (TARGET,):
         begun = begun_as(attack, opening)
-        yield from _samples(name, row, chat, meta, role_of(side, begun), config.repeats)
+        yield from _samples(name, row, chat, meta, role_of(side, begun), config.repeats, cluster)
         if config.best_of and harmful:
             role = role_of(side, begun, drawn=True)
-            yield from _samples(name, row, chat, meta, role, config.samples, whole=True)
+            yield from _samples(name, row, chat, meta, role, config.samples, cluster, whole=True)
 
 
 def _samples(
@@ -165,6 +190,7 @@ def _samples(
     meta: Mapping[str, Any],
     role: str,
     count: int,
+    cluster: str,
     *,
     whole: bool = False,
 ) -> Iterator[Question]:
@@ -177,7 +203,7 @@ def _samples(
             role=role,
             sample=sample,
             instance=one if whole or count == 1 else f"{one}~{sample}",
-            cluster=row.id,
+            cluster=cluster,
             reference=row.reference,
             lang=None if meta.get("attack") == LOWRESOURCE else row.lang,
             meta=meta,

@@ -116,11 +116,23 @@ class AttackConfig(AskOptions):
             raise BadInput(f"attack_success.wrap_seed is {self.wrap_seed!r}.", fix="Give a whole number.")
         if not isinstance(self.max_no_answer, (int, float)) or not 0 <= self.max_no_answer <= 1:
             raise BadInput(f"attack_success.max_no_answer is {self.max_no_answer!r}.", fix="From 0 to 1.")
+        if self.extrapolate and not self.best_of:
+            raise BadInput(
+                f"attack_success.extrapolate is {self.extrapolate}, without best_of.",
+                why="What is followed beyond the draws is the curve of the best of N.",
+                fix="Set best_of too.",
+            )
         if not self.language.strip():
             raise BadInput("attack_success.language is empty.", fix="Name a language.")
         if self.opening is not None and not self.opening.strip():
             raise BadInput("attack_success.opening is empty.", fix="Leave it out, or give some words.")
-        self.attacks()
+        for option, attack in (("opening", ANSWER_PREFILL), ("translations", LOWRESOURCE)):
+            if getattr(self, option) is not None and attack not in self.attacks():
+                raise BadInput(
+                    f"attack_success.{option} is given, and the attack {attack} is not made.",
+                    why="It would be left unread without a word.",
+                    fix=f"Name {attack} with --set attack= too, or leave {option} out.",
+                )
 
     def attacks(self) -> tuple[str, ...]:
         """The attacks that are made, in the order of the table; ``lowresource`` is in ``all`` where it can be made.

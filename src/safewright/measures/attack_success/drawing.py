@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safewright.measures.attack_success.analysis import HARM_RATES, Rate, by_attack, mean_of_means, no_answer
 from safewright.measures.attack_success.asking import is_base, is_drawn
@@ -62,6 +62,7 @@ def drawn_findings(
             counted = {attack: count(part, kind, config.best_of) for attack, part in parts.items()}
             readings += _means(f"{prefix}{kind.name}", kind, counted, config)
             curves += _mean_curve(f"{prefix}{kind.name}", kind, counted, config)
+            readings += _silent(f"{prefix}{kind.name}", kind, parts, config.best_of)
             for attack, one in counted.items():
                 found = _one(f"{prefix}{kind.name}", attack, kind, one, config, doubts)
                 readings += found[0]
@@ -75,14 +76,25 @@ def drawn_findings(
     return readings, curves, notes
 
 
-def count(records: Sequence[Record], kind: Side, least: int) -> Counts:
-    """The draws of each request, where at least ``least`` are scored."""
+def count(records: Sequence[Record], kind: Side, least: int, silent: float | None = None) -> Counts:
+    """The draws of each request, where at least ``least`` are scored.
+
+    Args:
+        records: Draws of one attack.
+        kind: What counts.
+        least: So many are needed.
+        silent: What a draw without visible text counts as; it is left out where None.
+    """
     grouped: dict[str, list[Record]] = {}
     for record in records:
         grouped.setdefault(instance_of(record), []).append(record)
     counts, drawn, clusters, lost = [], [], [], 0
     for own in grouped.values():
-        known = [value for record in own if (value := kind.rate.value(record)) is not None]
+        known = [
+            value
+            for record in own
+            if (value := silent if _is_silent(record, kind) else kind.rate.value(record)) is not None
+        ]
         if len(known) < least:
             lost += 1
             continue
@@ -90,6 +102,28 @@ def count(records: Sequence[Record], kind: Side, least: int) -> Counts:
         drawn.append(len(known))
         clusters.append(own[0].cluster or own[0].id)
     return Counts(counts, drawn, clusters, lost)
+
+
+def _is_silent(record: Record, kind: Side) -> bool:
+    return record.status.get(kind.rate.score) == "no_answer"
+
+
+def _silent(name: str, kind: Side, parts: Mapping[str, Sequence[Record]], N: int) -> Iterator[Reading]:
+    """The bounds of the rate at the largest N: all draws without visible text as no success, or as one each."""
+    from safewright.stats.best_of_n import best_of_reading
+
+    some = {attack for attack, own in parts.items() if any(_is_silent(r, kind) for r in own)}
+    if not some:
+        return
+    for suffix, value in (("_no_answer_low", 0.0), ("_no_answer_high", 1.0)):
+        counted = {attack: count(own, kind, N, value) for attack, own in parts.items()}
+        yield replace(_mean_at(f"{name}@{N}{suffix}", kind, counted, N), better="neither")
+        for attack, one in counted.items():
+            if attack in some and one.counts:
+                label, given = f"{name}@{N}[{attack}]{suffix}", (one.counts, one.drawn)
+                yield best_of_reading(
+                    label, *given, N, one.clusters, one.lost, view=kind.view, better="neither"
+                )
 
 
 def _means(name: str, kind: Side, counted: Mapping[str, Counts], config: AttackConfig) -> Iterator[Reading]:
@@ -158,7 +192,8 @@ def _one(
     if kind.fitted:
         fit = beta_binomial(*given, one.clusters)
         further = config.extrapolate or FURTHER * config.samples
-        readings.append(fit.extrapolate(further, view=kind.view, name=f"{name}_fit@{further}[{attack}]"))
+        beyond = fit.extrapolate(further, view=kind.view, name=f"{name}_fit@{further}[{attack}]")
+        readings.append(replace(beyond, unscored=one.lost))
         if fit.warnings:
             doubts.setdefault(name, {})[attack] = fit.warnings[0]
     return readings, [curve]

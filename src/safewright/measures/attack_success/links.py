@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from safewright.data.mentions import units
+from safewright.errors import BadInput
 from safewright.judges.verdict import read_verdict
 
 NONE, FORMAT, DECISION, ANSWER = "none", "format", "decision", "answer"
@@ -38,3 +40,20 @@ def first_broken_link(
     if read_verdict(reasoning) != right:
         return DECISION
     return NONE if answer_refused is (right == "refuse") else ANSWER
+
+
+def links_of(meta: Mapping[str, Any], where: str) -> Mapping[str, str] | None:
+    """What a sound trace holds, where a row says so.
+
+    Raises:
+        BadInput: It is no mapping of names to texts.
+    """
+    links = meta.get("links")
+    if links is None:
+        return None
+    if not isinstance(links, Mapping) or not all(isinstance(text, str) for text in links.values()):
+        raise BadInput(
+            f"The links of the row {where} are {links!r:.80}.",
+            fix='Give {"restatement": "…", "category": "…"}, in the order a trace has them.',
+        )
+    return links

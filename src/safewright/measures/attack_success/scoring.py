@@ -12,7 +12,7 @@ from safewright.judges.keyword import KeywordJudge
 from safewright.judges.verdict import read_verdict
 from safewright.measures.attack_success.asking import HARM
 from safewright.measures.attack_success.config import AttackConfig
-from safewright.measures.attack_success.links import first_broken_link
+from safewright.measures.attack_success.links import first_broken_link, links_of
 from safewright.measures.behaviour import answer_status, judged, scored
 from safewright.models.chat import split_reasoning
 from safewright.types import Judge, JudgeItem, Quality, Question, Record
@@ -140,23 +140,6 @@ def with_readings(record: Record) -> Record:
         value = kept["values"][name]
         record = scored(record, name, value, kept["status"], kept["why"] if value is None else "")
     return record
-
-
-def links_of(meta: Mapping[str, Any], where: str) -> Mapping[str, str] | None:
-    """What a sound trace holds, where a row says so.
-
-    Raises:
-        BadInput: It is no mapping of names to texts.
-    """
-    links = meta.get("links")
-    if links is None:
-        return None
-    if not isinstance(links, Mapping) or not all(isinstance(text, str) for text in links.values()):
-        raise BadInput(
-            f"The links of the record {where} are {links!r:.80}.",
-            fix='Give {"restatement": "…", "category": "…"}, in the order a trace has them.',
-        )
-    return links
 
 
 def decision_of(meta: Mapping[str, Any]) -> str:
