@@ -35,6 +35,13 @@ def test_show_tells_what_a_thing_takes(name: str, capsys: Any) -> None:
     assert name in capsys.readouterr().out
 
 
+def test_show_tells_the_options_of_a_stage(capsys: Any) -> None:
+    assert run(["show", "srg"]) == 0
+    shown = capsys.readouterr().out
+    assert "options of ablate (--set KEY=VALUE):\n  arms = " in shown
+    assert "ablate: Train every arm" in shown
+
+
 def test_show_of_nothing_names_the_nearest(capsys: Any) -> None:
     assert run(["show", "utilty"]) == 2
     assert "utility" in capsys.readouterr().err

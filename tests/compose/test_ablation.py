@@ -24,6 +24,7 @@ from safewright.data import load_data
 from safewright.data.rows import write_rows
 from safewright.errors import BadInput, Missing
 from safewright.runs import to_json
+from safewright.treatments import plan_treatment
 from safewright.treatments.srg.ablating import thin
 from safewright.treatments.srg.arms import ARMS, SUMMARIES, arms_of, scales_of, teachers_of
 from tests.compose import ablating
@@ -273,6 +274,11 @@ def test_bad_input_is_told_before_anything_runs(
     with pytest.raises((BadInput, Missing), match=f"(?s){message}"):
         plan_ablation(**ablating.given(home, **real(more)), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_that_compares_is_no_treatment_of_its_own(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"(?s)ablate of srg compares.*plan_ablation"):
+        plan_treatment("srg", {"student": home / "student"}, {}, stage="ablate", out=tmp_path / "out")
 
 
 def test_shares_are_parts_of_one_another(home: Path) -> None:

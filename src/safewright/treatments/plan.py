@@ -116,6 +116,12 @@ def plan_treatment(
     entry = catalog.find(name, "treatment")
     if stage is not None and stage not in entry.stages:
         raise BadInput(f"{name} has no stage {stage!r}.", fix=nearest(stage, entry.stages))
+    if stage is not None and entry.stages[stage].measures:
+        raise BadInput(
+            f"The stage {stage} of {name} compares: it trains several models, and measures each.",
+            why="A treatment makes one model.",
+            fix="Use safewright.compose.ablation.plan_ablation and run_ablation.",
+        )
     options = config if isinstance(config, entry.config) else catalog.read_options(entry, config or {})
     if threads < 1:
         raise BadInput(f"threads is {threads}.", fix="It must be at least 1.")
