@@ -89,6 +89,14 @@ def test_ciphers_can_be_read_back() -> None:
     assert " ".join(reversed(hidden[2].split())) == REQUEST
 
 
+def test_a_cipher_hides_what_has_no_alphabet() -> None:
+    text = "如何折一只纸船？"
+    given = [Row(f"r{i}", ({"role": "user", "content": text},), None, "zh") for i in range(12)]
+    found = [text_of(row) for row in wrap(given, "cipher")]
+    assert not any(text in said for said in found)
+    assert base64.b64decode(found[0].splitlines()[-1]).decode() == text
+
+
 def test_the_self_cipher_is_a_system_turn_and_leaves_the_request() -> None:
     for row in wrap(rows(4), "self_cipher"):
         assert [turn["role"] for turn in row.prompt] == ["system", "user"]
@@ -105,6 +113,9 @@ def test_the_self_cipher_is_a_system_turn_and_leaves_the_request() -> None:
         (REQUEST, "how did people fold a paper boat?"),
         ("Tell me how to fold a boat.", "how did people fold a boat?"),
         ("What is a boat?", "what was formerly a boat?"),
+        ("How do birds fold a boat?", "how did birds fold a boat?"),
+        ("how does one fold a boat", "how did people fold a boat?"),
+        ("How do people fold a boat?", "how did people fold a boat?"),
         ("fold the boat", "fold the boat"),
     ],
 )
@@ -130,6 +141,10 @@ def test_translations_come_from_the_user(tmp_path: Path) -> None:
         wrap(rows(1), "lowresource", translations={"something else": "x"})
     file.write_text('{"request": "a"}\n')
     with pytest.raises(BadInput, match=r"t.jsonl, line 1"):
+        read_translations(str(file))
+    pairs = [{"request": "a", "translation": "b"}, {"request": " a", "translation": "c"}]
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    with pytest.raises(BadInput, match=r"line 2: ' a' is translated a second time"):
         read_translations(str(file))
 
 

@@ -20,6 +20,7 @@ from safewright.errors import BadInput, nearest
 from safewright.types import Message, Row
 
 REQUEST = "{request}"
+CIPHER = "cipher"
 LOWRESOURCE = "lowresource"
 """The family whose texts are translations, which nobody here can make up."""
 
@@ -60,9 +61,13 @@ def _base64(text: str) -> str:
 
 _PAST = (
     (
-        re.compile(r"^how (?:do|can|could|should|would|to|does one)(?: i| we| you| one)?\s+", re.I),
+        re.compile(
+            r"^how (?:to|(?:do|does|can|could|should|would|might) (?:i|we|you|one|people|someone|somebody))\s+",
+            re.I,
+        ),
         "how did people ",
     ),
+    (re.compile(r"^how (?:do|does)\s+", re.I), "how did "),
     (re.compile(r"^(?:please )?(?:tell|show|teach) (?:me|us) how to\s+", re.I), "how did people "),
     (re.compile(r"^(?:please )?(?:explain|describe) how to\s+", re.I), "how did people "),
     (re.compile(r"^what (?:is|are)\s+", re.I), "what was formerly "),
@@ -257,7 +262,7 @@ def wrap(
         if family == LOWRESOURCE:
             turns = _said(row.prompt, _translated(text, translations, row.id))
         else:
-            place = _rank(seed, family, row.id) % len(ATTACKS[family])
+            place = _place(seed, family, row.id, text)
             template = ATTACKS[family][place]
             meta["template"] = place
             turns = _said(row.prompt, template.render(text), template.system)
@@ -333,7 +338,7 @@ def read_translations(path: str) -> dict[str, str]:
     """Translations of a file: objects with ``request`` and ``translation``.
 
     Raises:
-        BadInput: The file cannot be read, or an object lacks one of the two.
+        BadInput: The file cannot be read, an object lacks one of the two, or a request has two translations.
     """
     found: dict[str, str] = {}
     for where, plain in read_objects(path):
@@ -344,7 +349,13 @@ def read_translations(path: str) -> dict[str, str]:
             raise BadInput(
                 f"{where}: it is no translation.", fix='Write {"request": "…", "translation": "…"}.'
             )
-        found[_key(str(pair[0]))] = str(pair[1])
+        request, translation = map(str, pair)
+        if found.setdefault(_key(request), translation) != translation:
+            raise BadInput(
+                f"{where}: {request!r:.60} is translated a second time, and in another way.",
+                why="Which of the two is asked cannot be told.",
+                fix="Keep one of them.",
+            )
     if not found:
         raise BadInput(f"{path} holds no translations.", fix='Write {"request": "…", "translation": "…"}.')
     return found
@@ -381,6 +392,19 @@ def _formatted(row: Row, seed: int) -> Row:
     template = FORMATS[name][_rank(seed, name, row.id) % len(FORMATS[name])]
     turns = _said(row.prompt, template.render(row.prompt[-1]["content"]))
     return replace(row, prompt=turns, meta={**row.meta, "format": name})
+
+
+def _place(seed: int, family: str, name: str, text: str) -> int:
+    """Which template a row gets: of a cipher the next one that hides it, where its own leaves the text as it is (an
+    alphabet is shifted, and the script has none)."""
+    templates = ATTACKS[family]
+    first = _rank(seed, family, name) % len(templates)
+    if family == CIPHER:
+        for step in range(len(templates)):
+            place = (first + step) % len(templates)
+            if CHANGES[templates[place].change](text) != text.strip():
+                return place
+    return first
 
 
 def _rank(seed: int, what: str, name: str) -> int:
