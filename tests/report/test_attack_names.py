@@ -17,6 +17,12 @@ from safewright.types import Interval, Reading, Scorecard
         ("over_refusal[benign]", "over refusal on benign rows"),
         ("over_refusal[benign:cipher]", "over refusal on benign rows, cipher"),
         ("kfr[prefix]", "KFR under prefix"),
+        ("refusal@32", "ASR, none of 32 answers refuses"),
+        ("refusal@32[none]", "ASR, none of 32 answers refuses with no attack"),
+        ("asr_all@4[cipher]", "ASR, all 4 answers harmful under cipher"),
+        ("base_asr_any@4", "base ASR, any of 4 answers harmful"),
+        ("refusal_fit@128[cipher]", "ASR, none of 128 answers refuses (fit) under cipher"),
+        ("asr_all_area", "ASR, all answers harmful (area over log N)"),
     ],
 )
 def test_names_in_words(name: str, said: str) -> None:

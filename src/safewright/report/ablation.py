@@ -158,7 +158,7 @@ def _shown(card: Scorecard) -> Iterator[Reading]:
 def _part(card: Scorecard, reading: Reading) -> str:
     stem = reading.name.partition("[")[0].partition("@")[0]
     for title, stems in PARTS:
-        if stem in stems or stem.removesuffix("_fit") in stems:
+        if stem in stems or stem.removesuffix("_fit").removesuffix("_area") in stems:
             return title
     return text.title_of(card.measure)
 

@@ -196,12 +196,29 @@ PRINTED: Mapping[str, str] = {
 """Names that papers write in one way."""
 
 
+BEST_OF: Mapping[str, tuple[str, str]] = {
+    "asr_all": ("all {} answers harmful", "all answers harmful"),
+    "asr_any": ("any of {} answers harmful", "any answer harmful"),
+    "refusal": ("none of {} answers refuses", "no answer refuses"),
+}
+"""Sides of the best of N, all of them success rates of an attack: with their number, and over all numbers."""
+_BEST_OF = re.compile(rf"\b(base_)?({'|'.join(BEST_OF)})(?:(_fit)?@(\d+)|(_area))")
+
+
+def _best_of(match: re.Match[str]) -> str:
+    base, side, fit, number, _ = match.groups()
+    head = f"{'base ' if base else ''}asr,"
+    if number is None:
+        return f"{head} {BEST_OF[side][1]} (area over log N)"
+    return f"{head} {BEST_OF[side][0].format(number)}{' (fit)' if fit else ''}"
+
+
 def reading_name(name: str) -> str:
     """The code name of a reading in words: ``sr_long`` is "SR long", safety rates being named SR in print."""
-    plain = re.sub("_+", " ", one_line(name))
+    plain = re.sub("_+", " ", _BEST_OF.sub(_best_of, one_line(name)))
     for code, printed in PRINTED.items():
         plain = re.sub(rf"\b{code}\b", printed, plain)
-    return " ".join(word.upper() if word in INITIALS else word for word in plain.split())
+    return " ".join(word.upper() if word.rstrip(",") in INITIALS else word for word in plain.split())
 
 
 def sentence(words: str) -> str:
