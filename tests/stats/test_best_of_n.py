@@ -156,17 +156,17 @@ def test_04_closed_form_of_a_model_that_refuses_at_its_first_token(tiny_folder: 
     word = next(w for w in greedy if w in tiny.WORDS)
     p = [math.exp(sum(s.logprobs)) for s in model.logprobs(chats, [word] * len(chats))]
     assert max(p) > 0.05
-    draws = 512 * 16
+    draws = 512
     refused = []
     for chat in chats:
         how = Decoding(max_new_tokens=1, temperature=1.0, seed=5)
         said = model.generate([chat] * draws, how)
         refused.append([g.raw.strip() == word for g in said])
     for N in (1, 4, 16):
-        trials = np.array(refused)[:, : 512 * N].reshape(len(chats), 512, N)
+        trials = np.array(refused).reshape(len(chats), draws // N, N)
         hits = ~trials.any(axis=2)
         for own, row in zip(p, hits, strict=True):
-            found = clopper_pearson(int(row.sum()), 512, 0.999)
+            found = clopper_pearson(int(row.sum()), draws // N, 0.999)
             assert found.low <= first_token([own], N) <= found.high
         over = clopper_pearson(int(hits.sum()), hits.size, 0.999)
         assert over.low <= first_token(p, N) <= over.high
@@ -198,7 +198,7 @@ def truth(a: float, b: float, N: int) -> float:
 
 def test_05_fit_recovers_parameters_and_extrapolates() -> None:
     inside = []
-    for seed in range(10):
+    for seed in range(6):
         fit = beta_binomial(drawn_from(0.8, 0.9, 400, 32, seed), 32)
         at = fit.extrapolate(128)
         assert at.value == pytest.approx(truth(0.8, 0.9, 128), abs=0.02)
@@ -212,7 +212,7 @@ def test_05_fit_recovers_parameters_and_extrapolates() -> None:
             assert fit.a == pytest.approx(0.8, rel=0.15)
             assert fit.b == pytest.approx(0.9, rel=0.15)
             assert not fit.warnings
-    assert sum(inside) >= 26  # of 30, at 95 %
+    assert sum(inside) >= 15  # of 18, at 95 %
 
 
 def test_05_fit_is_the_maximum_and_agrees_with_the_unbiased_estimate() -> None:
