@@ -15,7 +15,7 @@ import pytest
 
 from safewright.data import load_data
 from safewright.errors import BadInput
-from safewright.treatments import treat
+from safewright.treatments import plan_treatment, run_treatment, treat
 from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.objectives import contexts_of, pairs_of
 from safewright.treatments.srg.records import Reasoned, Rejected, from_row
@@ -83,6 +83,20 @@ def test_on_policy_reads_requests_and_a_text_but_no_answers(given: dict[str, Pat
     teach(changed, tmp_path / "again", **how)
     weights = "model.safetensors"
     assert (tmp_path / "out" / weights).read_bytes() == (tmp_path / "again" / weights).read_bytes()
+
+
+def test_on_policy_needs_neither_teacher_nor_answers(given: dict[str, Path], tmp_path: Path) -> None:
+    asked = [{"id": row["id"], "prompt": row["prompt"]} for row in reasoning.objects(8)]
+    data = {
+        "harmful": reasoning.write(tmp_path / "harmful.jsonl", asked[::2]),
+        "helpful": reasoning.write(tmp_path / "helpful.jsonl", asked[1::2]),
+    }
+    how = {**FEW, "objective": "on_policy_kl", "context_file": str(given["text"]), "kl_tokens": 4}
+    plan = plan_treatment("srg", {"student": given["student"]}, data, config=how, out=tmp_path / "out")
+    assert "calls" not in plan.estimate()
+    run_treatment(plan)
+    report = json.loads((tmp_path / "out" / "provenance.json").read_text())["report"]
+    assert (report["rows"], report["requests"]) == ({"harmful": 4, "helpful": 4}, 8)
 
 
 @pytest.mark.parametrize("objective", ["dpo", "on_policy_kl"])

@@ -29,7 +29,8 @@ def estimate(
     """
     plain = [role for role in ("harmful", "helpful", "contrast") if role in data]
     found: dict[str, float] = {}
-    if "reasoned" not in data and plain and not (config.target == "rt" and "teacher" not in models):
+    untaught = config.target == "rt" or config.objective == "on_policy_kl"
+    if "reasoned" not in data and plain and not (untaught and "teacher" not in models):
         from safewright.treatments.srg import synthesis
 
         found = dict(synthesis.estimate(models, data, config))

@@ -16,7 +16,7 @@ from safewright.training import processes
 from safewright.treatments.job import Job
 from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.guidelines import Guidelines
-from safewright.treatments.srg.records import TYPES, Reasoned, Type, from_row
+from safewright.treatments.srg.records import TYPES, Reasoned, Type, from_row, request_of
 from safewright.treatments.srg.synthesis.filters import Leaks
 from safewright.treatments.srg.synthesis.pool import require_apart, require_no_template
 
@@ -80,7 +80,8 @@ def mix(job: Job) -> Mixed:
 
 
 def _gathered(job: Job, notes: list[str]) -> list[Reasoned]:
-    """Records with reasoning: given, or made now by a teacher; for refusal training also rows with answers."""
+    """Records with reasoning: given, or made now by a teacher; for refusal training also rows with answers,
+    for on-policy distillation requests alone."""
     config: SRGConfig = job.config
     given = [role for role in PLAIN if job.rows(role)]
     if "reasoned" in job.data:
@@ -89,6 +90,8 @@ def _gathered(job: Job, notes: list[str]) -> list[Reasoned]:
         return [from_row(row, None, config.markers) for row in job.rows("reasoned")]
     if not given:
         return []
+    if config.objective == "on_policy_kl" and "teacher" not in job.models:
+        return [request_of(row, role) for role in given for row in job.rows(role)]
     if config.target == "rt" and config.objective == "sft" and "teacher" not in job.models:
         return [from_row(row, role, config.markers) for role in given for row in job.rows(role)]
     if processes.world_size() > 1:

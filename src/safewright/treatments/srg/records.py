@@ -140,6 +140,12 @@ def from_row(row: Row, kind: Type | None = None, markers: Mapping[str, str] = TH
     return record
 
 
+def request_of(row: Row, kind: Type) -> Reasoned:
+    """A request alone, as a record without reasoning; an answer that the row may have is not read."""
+    meta = {key: value for key, value in row.meta.items() if value is not None and key not in OWN}
+    return Reasoned(row.id, row.prompt, kind, "", "", lang=row.lang, meta=meta)
+
+
 def _require_plain(record: Reasoned, markers: Mapping[str, str]) -> None:
     """Pass when no text holds a marker.
 

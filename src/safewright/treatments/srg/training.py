@@ -62,8 +62,11 @@ def train(job: Job) -> Made:
     try:
         tokenizer, model = loaded.tokenizer, loaded.model
         student = Student(tokenizer, config, frozenset(loaded.stops), kept_text(config))
-        encoded = encode(student, mixed.records, room(config, model))
-        examined = examine(student, encoded)
+        if config.objective == "on_policy_kl":  # no answer of a record is read
+            encoded, examined = Encoded(list(mixed.records), [], room(config, model)), 0
+        else:
+            encoded = encode(student, mixed.records, room(config, model))
+            examined = examine(student, encoded)
         merged = job.models["student"].kind == "adapter"
         if merged:
             model = model.merge_and_unload()
@@ -92,7 +95,7 @@ def train(job: Job) -> Made:
         loaded.close()
     report = report_of(job, mixed, encoded, history, facts)
     checks = [fell(history.values(loss))]
-    if config.reasons:
+    if examined:
         checks.append(
             Check("the template keeps the reasoning", True, f"{examined} rows rendered and read back")
         )
