@@ -67,6 +67,7 @@ def test_draws_and_the_control_are_asked_where_they_are_bound(
 ) -> None:
     config = {"attack": "none", "best_of": 2, "max_new_tokens": 4}
     other = tiny.save_tiny(tmp_path / "base", seed=5)
+    write_rows(given["harm"], tiny.rows(2))
     log = evaluate(pinned(tiny_folder), given, tmp_path / "logs", config, model_roles={"base": pinned(other)})
     assert log.status == "success", log.error
     card, records = scorecard_of(log.location)

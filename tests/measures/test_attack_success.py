@@ -362,6 +362,24 @@ def test_rows_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
         run(Telling(reflex), tmp_path / "a", rows, config={"attack": "none,prefix"})
 
 
+def test_token_intervals_are_the_same_however_many_resamples_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from safewright.measures.attack_success import tokens
+
+    values, clusters = [1.0, 5.0, 2.0, 9.0, 4.0, 4.0], ["a", "b", "c", "a", "b", "c"]
+    whole = tokens._reading("t", values, clusters, 0, tokens._mean)
+    monkeypatch.setattr(tokens, "MOST", 20)
+    assert tokens._reading("t", values, clusters, 0, tokens._mean) == whole
+    assert whole.interval is not None
+    assert whole.value == pytest.approx(25 / 6)
+    assert whole.interval.low == pytest.approx(3.0, abs=0.2)  # all clusters are c
+    assert whole.interval.high == pytest.approx(5.0, abs=0.2)  # all clusters are a
+    uneven = tokens._reading("t", values[:5], clusters[:5], 1, tokens._p95)
+    assert uneven.interval is not None
+    assert uneven.interval.low < (uneven.value or 0.0) <= uneven.interval.high <= 9.0
+
+
 # Best of N.
 
 

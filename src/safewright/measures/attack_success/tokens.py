@@ -9,6 +9,8 @@ from safewright.types import Interval, Reading, Record
 
 DRAWS = 500
 """Resamples of an interval."""
+MOST = 1_000_000
+"""Numbers that are held at once for them."""
 
 
 def token_readings(records: Sequence[Record], of: str = "") -> Iterator[Reading]:
@@ -42,31 +44,44 @@ def split_tokens(record: Record) -> tuple[float, float]:
     return part, said.tokens - part
 
 
-def _mean(values: Any) -> float:
-    return float(values.mean())
+def _mean(values: Any) -> Any:
+    return values.mean(axis=-1)
 
 
-def _p95(values: Any) -> float:
+def _p95(values: Any) -> Any:
     import numpy as np
 
-    return float(np.quantile(values, 0.95))
+    return np.quantile(values, 0.95, axis=-1)
 
 
 def _reading(
-    name: str, values: Sequence[float], clusters: Sequence[str], lost: int, figure: Callable[[Any], float]
+    name: str, values: Sequence[float], clusters: Sequence[str], lost: int, figure: Callable[[Any], Any]
 ) -> Reading:
     """A figure of some numbers, with a percentile interval over resampled clusters of requests."""
     import numpy as np
 
     array = np.asarray(values, dtype=np.float64)
-    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    members = [np.flatnonzero(codes == code) for code in range(int(codes.max()) + 1)]
-    rng = np.random.default_rng(0)
-    drawn = [
-        figure(array[np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])])
-        for _ in range(DRAWS)
-    ]
-    value = figure(array)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    value = float(figure(array))
+    low, high = np.quantile(_drawn(array, clusters, figure), [0.025, 0.975])
     interval = Interval(min(float(low), value), max(float(high), value), method="cluster_bootstrap")
     return Reading(name, value, len(values), lost, interval, "tokens", "lower")
+
+
+def _drawn(array: Any, clusters: Sequence[str], figure: Callable[[Any], Any]) -> Any:
+    """The figure over each resample; those of clusters of one size are taken many at a time."""
+    import numpy as np
+
+    codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    sizes = np.bincount(codes)
+    order, count = np.argsort(codes, kind="stable"), len(sizes)
+    rng = np.random.default_rng(0)
+    if (sizes != sizes[0]).any():
+        members = np.split(order, np.cumsum(sizes)[:-1])
+        picks = (rng.integers(0, count, count) for _ in range(DRAWS))
+        return np.array([figure(array[np.concatenate([members[i] for i in pick])]) for pick in picks])
+    table = array[order].reshape(count, -1)
+    together = max(1, MOST // len(array))
+    parts = [min(together, DRAWS - done) for done in range(0, DRAWS, together)]
+    return np.concatenate(
+        [figure(table[rng.integers(0, count, (part, count))].reshape(part, -1)) for part in parts]
+    )
