@@ -45,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
     "srg": {
         "models": ("student",),
         "data": ("reasoned",),
-        "config": {**FEW, "lr": 1e-2, "lora_rank": 2, "formats": 0.0},
+        "config": {**FEW, "lr": 1e-2, "batch": 12, "warmup": 0.0, "lora_rank": 2, "formats": 0.0},
     },
     "safe_delta": {"models": ("aligned", "tuned"), "data": ("calibration",)},
     "safe_delta/adapter": {"models": ("aligned", "adapter"), "data": ("calibration",)},
