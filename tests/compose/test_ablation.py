@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from safewright.data.rows import write_rows
 from safewright.errors import BadInput, Missing
 from safewright.runs import to_json
 from safewright.treatments import plan_treatment
+from safewright.treatments.srg import SRGConfig
 from safewright.treatments.srg.ablating import thin
 from safewright.treatments.srg.arms import ARMS, SUMMARIES, arms_of, scales_of, teachers_of
 from tests.compose import ablating
@@ -106,19 +108,18 @@ def test_nothing_is_trained_or_asked_twice(home: Path, whole: tuple[Path, Ablati
 
 
 def test_killed_anywhere_it_goes_on(home: Path, whole: tuple[Path, Ablation], tmp_path: Path) -> None:
-    asked = ablating.given(home, out=tmp_path / "out", own={"arms": "rt,srg"})
-    for point in (60, 100):
+    asked = ablating.given(home, out=tmp_path / "out", own={"arms": "srg"})
+    for point in (40, 50):
         assert ablating.in_process(asked, point) is None
         assert not (tmp_path / "out" / ABLATION_FILE).exists()
     ablating.in_process(asked)
     assert load_ablation(tmp_path / "out").matrix.failures == ()
-    for arm in ("rt", "srg"):
-        # What an arm becomes depends on nothing else that is compared.
-        kept, again = (
-            (out / COMPARED / "models" / arm / "model.safetensors").read_bytes()
-            for out in (whole[0], tmp_path / "out")
-        )
-        assert kept == again
+    # What an arm becomes depends on nothing else that is compared.
+    kept, again = (
+        (out / COMPARED / "models" / "srg" / "model.safetensors").read_bytes()
+        for out in (whole[0], tmp_path / "out")
+    )
+    assert kept == again
 
 
 def test_a_part_that_fails_is_one_arm(home: Path, tmp_path: Path) -> None:
@@ -131,10 +132,11 @@ def test_a_part_that_fails_is_one_arm(home: Path, tmp_path: Path) -> None:
     assert set(found.matrix.cards["srg"]) == {"harmful_rate", "utility"}
 
 
-def test_every_arm_there_is_can_be_trained(home: Path, tmp_path: Path) -> None:
-    """The arms of section 2.7 and the follow-ups, on one set of records."""
+def test_arms_of_every_kind_are_trained_on_one_set_of_records(home: Path, tmp_path: Path) -> None:
+    """A text is read by those arms alone that show it; the others would refuse it."""
     (tmp_path / "text.txt").write_text("ban bar ran\n")
-    asked = ablating.given(home, own={"arms": "all"}, measures=["utility"], limit=12)
+    arms = "noguide,context,harden,on_policy_kl,answer_then_check,dpo"
+    asked = ablating.given(home, own={"arms": arms}, measures=["utility"], limit=12)
     asked["options"] |= {"context_file": str(tmp_path / "text.txt"), "kl_tokens": 4, "steps": 1}
     asked["options"]["reentry_openings"] = str(openings(tmp_path))
     asked["measured"] = {
@@ -143,11 +145,11 @@ def test_every_arm_there_is_can_be_trained(home: Path, tmp_path: Path) -> None:
     }
     found = run_ablation(plan_ablation(**asked, out=tmp_path / "out"))
     assert found.matrix.failures == ()
-    assert [variant.name for variant in found.variants] == list(ARMS)
+    assert [variant.name for variant in found.variants] == arms.split(",")
+    assert found.against == ()
     digests = Counter(arm.model.digest for arm in found.matrix.arms if arm.model)
-    assert len(digests) == len(ARMS) + 1
-    assert ARMS.keys() == SUMMARIES.keys()
-    reports = {arm: provenance(tmp_path / "out", arm)["report"] for arm in ARMS}
+    assert len(digests) == 7
+    reports = {arm: provenance(tmp_path / "out", arm)["report"] for arm in arms.split(",")}
     assert reports["on_policy_kl"]["drawn"] == 12
     assert reports["dpo"]["pairs"] == 6
     assert reports["harden"]["begun_turns"] > 0
@@ -296,6 +298,10 @@ def test_shares_are_parts_of_one_another(home: Path) -> None:
 
 def test_what_the_options_say_is_read_strictly() -> None:
     assert arms_of("all") == tuple(ARMS)
+    assert ARMS.keys() == SUMMARIES.keys()
+    for arm, options in ARMS.items():
+        assert set(options) <= {field.name for field in dataclasses.fields(SRGConfig)}, arm
+        SRGConfig(**options)
     assert scales_of("1,0.3,0.1") == (0.1, 0.3)
     assert teachers_of("self,big=openai/m?x=1,old=a.jsonl") == {
         "self": "self", "big": "openai/m?x=1", "old": "a.jsonl",
