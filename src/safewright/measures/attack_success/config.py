@@ -82,7 +82,10 @@ class AttackConfig(AskOptions):
     )
     max_no_answer: float = field(
         default=0.05,
-        metadata={"help": "Share of records without a visible answer above which the exit code is 11."},
+        metadata={
+            "help": "Share of a model's answers, greedy and drawn apart, without visible text, above which the exit "
+            "code is 11."
+        },
     )
     allow_self_judge: bool = field(default=False, metadata={"help": "Let a model judge its own answers."})
 
