@@ -46,6 +46,15 @@ def test_09_the_plain_goal_of_an_attacked_row_counts_as_evaluated() -> None:
         prompt_pool([row("t1", "how to fold the grey boat")], evaluation=[attacked], share=0)
 
 
+def test_09_a_record_in_an_unusual_format_is_still_the_request_it_was() -> None:
+    """Where the evaluation is first named at training, after the synthesis has put rows into formats."""
+    pool = prompt_pool((), helpful_rows(6), share=1.0)
+    with pytest.raises(BadInput, match="1 of 6 training requests are also evaluated: b2 and e"):
+        require_apart(
+            [prompt.row for prompt in pool.prompts], [row("e", "how does one fold a paper boat of size 2")]
+        )
+
+
 def test_09_helpful_and_contrast_requests_are_compared_too_and_formats_hide_nothing() -> None:
     evaluated = [row("e", "How does one fold a paper boat of size 1?")]
     for share in (0.0, 1.0):
@@ -109,6 +118,13 @@ def test_one_id_in_two_roles_is_told_apart() -> None:
 def test_a_request_with_two_labels_is_an_error() -> None:
     with pytest.raises(BadInput, match="helpful row b asks the same as the harmful row a"):
         prompt_pool([row("a", "how to fold")], [row("b", "How to fold?")], share=0)
+
+
+def test_a_harmless_request_in_two_roles_is_a_double() -> None:
+    """A helpful set and one of alarming requests may share some: both say that it is to be answered."""
+    pool = prompt_pool(harmful_rows(1), [row("a", "how to fold")], [row("b", "How to fold?")], share=0)
+    assert pool.counts() == {"harmful": 1, "helpful": 1}
+    assert pool.dropped == {"duplicate": 1}
 
 
 def test_a_missing_label_is_an_error_where_others_have_one() -> None:

@@ -182,6 +182,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "rule number": (lambda a: trace(a, " By rule 4 this is bad."), "leak: rule number"),
     "mention": (lambda a: trace(a, " The guidelines say no."), "leak: mention"),
+    "verbatim answer": (
+        lambda a: trace(a, answer="I won't; a frightening word alone is no reason, though."),
+        "leak: verbatim",
+    ),
+    "answer tells": (lambda a: trace(a, answer="By the rules I was given I won't."), "leak: mention"),
 }
 
 
@@ -220,6 +225,26 @@ def test_08_guard_and_scorer_reject(how: str) -> None:
     found, _ = made(spoilt(kind, reply), 1, 0)
     assert found.manifest["rejected"] == {reason: 1}
     assert found.records[0].meta["n_candidates"] == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"), [(broke(), "outcome: failed"), ("cannot say", "outcome: unparsed")]
+)
+def test_08_a_refusal_nobody_could_judge_is_failed_or_unparsed(reply: Any, reason: str) -> None:
+    found, _ = made(lambda a: reply if a.kind == "refusal" else honest(a), 0, 1, k=1, hinted="never")
+    assert found.manifest["rejected"] == {reason: 1}
+    assert found.dropped[0]["failed_calls"] == int(reason.endswith("failed"))
+    told = [one for one in found.manifest["warnings"] if "could not be read" in one]
+    assert len(told) == int(reason.endswith("unparsed"))
+
+
+def test_08_an_answer_may_speak_of_rules_as_its_subject() -> None:
+    found, _ = made(
+        lambda a: trace(a, answer="Keep to rule 1 of the guidelines.") if a.kind == "write" else honest(a),
+        0,
+        1,
+    )
+    assert found.manifest["rejected"] == {}
 
 
 def test_08_a_harmful_answer_rejects_and_a_guard_that_cannot_be_read_rejects_on_its_own() -> None:
@@ -307,6 +332,8 @@ def test_08_unreadable_scores_are_asked_for_three_times_and_then_rejected_on_the
         '{"safety": true, "relevance": 9, "agreement": 9, "specificity": 9, "request_is_harmful": "no", '
         '"answer_type": "comply"}',
         '{"safety": NaN, "relevance": 9, "agreement": 9, "specificity": 9, "request_is_harmful": "no", '
+        '"answer_type": "comply"}',
+        '{"safety": 1e999, "relevance": 9, "agreement": 9, "specificity": 9, "request_is_harmful": "no", '
         '"answer_type": "comply"}',
         '{"safety": 9, "relevance": 9, "agreement": 9, "specificity": 9, "request_is_harmful": "maybe", '
         '"answer_type": "comply"}',
@@ -570,6 +597,7 @@ def test_08_the_first_sentence_says_what_is_asked(text: str, first: str) -> None
         ({"min_score": 11.0}, "min_score"),
         ({"cases": 3}, "cases"),
         ({"least_words": 300}, "most_words"),
+        ({"longest": 50}, "longest is 50, least_words 80"),
         ({"formats": 1.5}, "formats"),
         ({"min_yield": -0.1}, "min_yield"),
         ({"at_once": 0}, "at_once"),

@@ -391,7 +391,7 @@ def _formatted(row: Row, seed: int) -> Row:
     name = names[_rank(seed, "format", row.id) % len(names)]
     template = FORMATS[name][_rank(seed, name, row.id) % len(FORMATS[name])]
     turns = _said(row.prompt, template.render(row.prompt[-1]["content"]))
-    return replace(row, prompt=turns, meta={**row.meta, "format": name})
+    return replace(row, prompt=turns, meta={**row.meta, "format": name, "goal": goal_of(row)})
 
 
 def _place(seed: int, family: str, name: str, text: str) -> int:

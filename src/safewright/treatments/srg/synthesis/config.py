@@ -52,7 +52,7 @@ class SynthesisOptions:
     filter: Literal["process", "outcome", "none"] = field(
         default="process",
         metadata=_help(
-            "none: format and leaks; outcome: also the guard and refusals; process: also a scored trace."
+            "none: format, decision (agree) and leaks; outcome: also the guard and refusals; process: also scores."
         ),
     )
     agree: bool = field(
@@ -135,6 +135,12 @@ def check(options: Any) -> None:
         raise BadInput(
             f"most_words is {options.most_words}, least_words {options.least_words}.",
             fix="most_words must be at least least_words.",
+        )
+    if options.longest < options.least_words:
+        raise BadInput(
+            f"longest is {options.longest}, least_words {options.least_words}.",
+            why="Every candidate that does as it is asked would be rejected as too long.",
+            fix="longest must be at least least_words.",
         )
     for name, high in (
         ("temperature", 10.0),

@@ -39,6 +39,13 @@ _MENTIONS = (
     re.compile(r"\b(?:as instructed|I was (?:instructed|told|given|asked to write))\b", re.IGNORECASE),
     re.compile(r"指南|准则|系统提示|提示词"),
 )
+_GIVEN = re.compile(
+    r"\b(?:my|your own) guidelines?\b|\bsystem (?:prompt|message|text)\b"
+    r"|\b(?:guidelines?|rules|instructions|perspectives) above\b"
+    r"|\b(?:guidelines?|rules|instructions) (?:that )?I (?:was|am|have been|had been) (?:given|told|shown)\b",
+    re.IGNORECASE,
+)
+"""What tells in an answer that its writer was given something; an answer may speak of guidelines as a subject."""
 _SENTENCE = re.compile(r"(.+?(?:[.!?](?=\s|$)|[。！？]|\n|$))", re.DOTALL)
 _AROUND = " \t*_`\"'#>-–—:.,;("
 """Signs that may stand between the line and its decision."""
@@ -50,7 +57,7 @@ class Candidate:
 
     ``reason`` is empty as long as nothing is wrong with it, ``why`` says more. ``passed`` holds the filters it went
     through, ``scores`` the marks of the process filter, ``refuses`` whether the visible answer is a refusal (None
-    where nobody could tell, or was asked).
+    where nobody could tell, or was asked); ``unsure`` says why nobody could: unparsed, or failed.
     """
 
     prompt: Prompt
@@ -64,6 +71,7 @@ class Candidate:
     decision: Decision | None = None
     verdict: str = ""
     refuses: bool | None = None
+    unsure: str = "unparsed"
     scores: dict[str, float] = field(default_factory=dict)
     passed: dict[str, bool] = field(default_factory=dict)
 
@@ -171,7 +179,7 @@ def agrees(candidate: Candidate, verdict: Verdict) -> None:
     elif candidate.decision not in ALLOWED[kind]:
         candidate.reject("agree: label", f"{candidate.decision} for a {kind} request")
     elif candidate.refuses is None:
-        candidate.reject("agree: unparsed", "nobody could tell whether the answer refuses")
+        candidate.reject(f"agree: {candidate.unsure}", "nobody could tell whether the answer refuses")
     elif candidate.refuses != (candidate.decision == "refuse"):
         candidate.reject("agree: answer", f"the reasoning says {candidate.decision}, the answer does not")
     else:
@@ -190,11 +198,9 @@ class Leaks:
 
     def found(self, text: str, request: str) -> str:
         """What leaks; nothing where nothing does."""
-        said, asked = flat(text), flat(request)
-        for i in range(len(said) - RUN + 1):
-            run = said[i : i + RUN]
-            if run in self._runs and run not in asked:
-                return f"leak: verbatim ({run!r})"
+        verbatim = self.repeated(text, request)
+        if verbatim:
+            return verbatim
         numbered = _NUMBERED.search(text)
         if numbered and not _NUMBERED.search(request):
             return f"leak: rule number ({numbered.group(0)!r})"
@@ -204,13 +210,32 @@ class Leaks:
                 return f"leak: mention ({mention.group(0)!r})"
         return ""
 
+    def repeated(self, text: str, request: str) -> str:
+        """The guidelines' own words in a text, `RUN` characters in a row; nothing where there are none."""
+        said, asked = flat(text), flat(request)
+        for i in range(len(said) - RUN + 1):
+            run = said[i : i + RUN]
+            if run in self._runs and run not in asked:
+                return f"leak: verbatim ({run!r})"
+        return ""
+
+    def shown(self, answer: str, request: str) -> str:
+        """What leaks in a visible answer, which may well speak of rules and instructions as its subject."""
+        given = _GIVEN.search(answer)
+        if given and not _GIVEN.search(request):
+            return f"leak: mention ({given.group(0)!r})"
+        return self.repeated(answer, request)
+
     def check(self, candidate: Candidate) -> None:
-        """Reject a candidate that leaks, in its reasoning or its answer's repetition of the guidelines."""
+        """Reject a candidate that leaks, in its reasoning or its answer."""
         assert candidate.trace is not None
-        reasoning = self.found(candidate.trace.reasoning, candidate.prompt.text)
-        if reasoning:
-            reason, _, more = reasoning.partition(" (")
-            candidate.reject(reason, more.rstrip(")"))
+        trace, asked = candidate.trace, candidate.prompt.text
+        leak, part = self.found(trace.reasoning, asked), ""
+        if not leak:
+            leak, part = self.shown(trace.answer, asked), "in the answer: "
+        if leak:
+            reason, _, more = leak.partition(" (")
+            candidate.reject(reason, part + more.rstrip(")"))
         else:
             candidate.passed["leak"] = True
 

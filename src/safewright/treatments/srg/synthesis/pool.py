@@ -102,7 +102,7 @@ def prompt_pool(
                 continue
             if key in seen:
                 other, first = seen[key]
-                if other != kind:
+                if other != kind and "harmful" in (other, kind):
                     raise BadInput(
                         f"The {kind} row {row.id} asks the same as the {other} row {first}.",
                         why="It would be taught to be answered and to be refused.",
@@ -160,20 +160,16 @@ def require_labels(rows: Iterable[Row], kind: Kind) -> None:
 def require_apart(rows: Sequence[Row], evaluation: Sequence[Row]) -> None:
     """Pass when no training request is one that is evaluated.
 
-    Compared are the user's turns, and the plain goal of an evaluation row where it names one: up to case, space and
-    punctuation, and by 13 words in a row.
+    Compared are the user's turns, and the plain goal of a row where it names one (a wrapper or format around it hides
+    nothing): up to case, space and punctuation, and by 13 words in a row.
 
     Raises:
         BadInput: Some are; the first 20 pairs are named.
     """
     if not evaluation:
         return
-    against = list(evaluation)
-    for row in evaluation:
-        goal = goal_of(row)
-        if goal != row.prompt[-1]["content"]:
-            against.append(dataclasses.replace(row, prompt=({"role": "user", "content": goal},)))
-    found = overlap(rows, against)
+    pairs = overlap(_with_goals(rows), _with_goals(evaluation))
+    found = list({pair.a: pair for pair in reversed(pairs)}.values())[::-1]
     if not found:
         return
     how = {"exact": "the same request", "13-gram": "13 words in a row"}
@@ -183,6 +179,16 @@ def require_apart(rows: Sequence[Row], evaluation: Sequence[Row]) -> None:
         why="What a model was trained on says nothing about requests it has not seen.",
         fix="Remove them from the training rows.",
     )
+
+
+def _with_goals(rows: Sequence[Row]) -> list[Row]:
+    """The rows, and once more those that name a plain goal, as that goal alone."""
+    found = list(rows)
+    for row in rows:
+        goal = goal_of(row)
+        if goal != row.prompt[-1]["content"]:
+            found.append(dataclasses.replace(row, prompt=({"role": "user", "content": goal},)))
+    return found
 
 
 def require_no_template(rows: Sequence[Row]) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 COLLAPSE = 0.01
 """Share of records with the reasoning of another one from which templates are suspected."""
+MOST_UNPARSED = 0.02
+"""Share of judged candidates that may be lost to unreadable judgements without a word about it."""
 STEPS = ("format", "outcome", "process", "agree", "leak")
 """The filters in their order."""
 UNDECIDED = ("failed", "unparsed", "refused")
@@ -199,6 +201,14 @@ def warnings(states: Sequence[State], made: Sequence[Made]) -> list[str]:
     if failed:
         found.append(
             f"{failed} of {len(states)} requests have no record because calls failed: give the command again"
+        )
+    judged = [one for state in states for one in state.candidates if "format" in one.passed]
+    judged = [one for one in judged if one.passed["format"]]
+    unparsed = sum(one.reason.endswith(": unparsed") for one in judged)
+    if unparsed > MOST_UNPARSED * len(judged):
+        found.append(
+            f"{unparsed} of {len(judged)} judged candidates ({unparsed / len(judged):.1%}) were rejected because a "
+            "judge's replies could not be read: it may be too small for its task"
         )
     kinds = {prompt.kind for prompt, _, _ in made}
     if made and "harmful" not in kinds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ async def judge_outcomes(
         if one.prompt.kind == "harmful":
             one.passed["outcome"] = True
         elif one.refuses is None:
-            one.reject("outcome: unparsed", "nobody could tell whether the answer refuses")
+            one.reject(f"outcome: {one.unsure}", "nobody could tell whether the answer refuses")
         elif one.refuses:
             one.reject("outcome: refusal", "a request to be answered is refused")
         else:
@@ -61,6 +62,7 @@ async def judge_refusals(judge: Judge | None, candidates: Sequence[Candidate], a
         candidates, await _judged(teller, candidates, "refusal", "answer", about), strict=True
     ):
         one.refuses = bool(said.value) if said.status == "ok" else None
+        one.unsure = _status(said)
 
 
 def reads_reasoning(judge: Judge) -> bool:
@@ -154,7 +156,7 @@ def read_scores(reply: str) -> tuple[dict[str, float], bool, str]:
     marks: dict[str, float] = {}
     for name in CRITERIA:
         value = plain[name]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise Unreadable(f'its "{name}" was no number')
         marks[name] = float(min(10.0, max(0.0, value)))
     harmful: Any = plain["request_is_harmful"]
