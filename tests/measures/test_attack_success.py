@@ -343,6 +343,19 @@ def test_options_that_cannot_be_are_refused(config: dict[str, Any], said: str, t
         run(Telling(reflex), tmp_path / "a", config=config)
 
 
+@pytest.mark.parametrize("name", ["answer_prefill", "think_prefill"])
+def test_a_frozen_prefill_without_an_opening_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"{name}, and no opening"):
+        run(Telling(reflex), tmp_path / "a", [row(0), row(1, attack=name)])
+
+
+def test_a_frozen_family_is_not_made_again_and_that_is_said(tmp_path: Path) -> None:
+    rows = [row(0), row(1), row(2, "as it was", attack="prefix", goal="How do I fold")]
+    card = run(Telling(reflex), tmp_path / "a", rows, config={"attack": "none,given,prefix"})
+    assert next(r.n for r in card.readings if r.name == "asr[prefix]") == 1
+    assert any("Of prefix the rows frozen" in note for note in card.conventions["method"]["notes"])
+
+
 def test_links_that_are_none_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
     model = Telling(reflex)
     with pytest.raises(BadInput, match=r"The links of the row .*r00"):

@@ -374,6 +374,11 @@ def _notes(records: Sequence[Record], config: AttackConfig) -> Iterator[str]:
         yield f"Not asked, since all rows hold an attack already: {', '.join(absent)}."
     if LOWRESOURCE not in config.attacks() and "all" in config.attack:
         yield "lowresource is not among all: it needs a file of translations, or a translator and its name."
+    frozen = {str(r.meta["attack"]) for r in harm if r.id == r.meta["row"]} & set(config.attacks()) - {NONE}
+    if frozen and any(r.meta["attack"] == NONE or r.id != r.meta["row"] for r in harm):
+        yield (
+            f"Of {', '.join(sorted(frozen))} the rows frozen under it are asked alone: plain ones were not put into it."
+        )
     blind = {_cluster(r) for r in harm if NO_GOAL in r.meta}
     if blind and config.shown != "sent":
         yield (

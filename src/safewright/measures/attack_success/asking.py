@@ -95,7 +95,7 @@ def _forms(harm: Sequence[Row], config: AttackConfig) -> Iterator[tuple[Row, str
                 if attack_of(row) == name
             )
         elif attack in taken:
-            continue  # frozen prompts of this name are what is asked: see `summarise`
+            continue  # frozen prompts of this name are what is asked, and a note says so
         elif attack in PREFILLS:
             yield from ((row, attack, _opening(row, attack, config), True) for row in plain)
         else:
@@ -133,8 +133,20 @@ def _opening(row: Row, attack: str, config: AttackConfig) -> str:
 
 
 def frozen_opening(row: Row) -> str:
-    """How the model's turn begins under the attack that a row holds; empty where it is the model's own."""
-    return "" if attack_of(row) == NONE else _own_opening(row)
+    """How the model's turn begins under the attack that a row holds; empty where it is the model's own.
+
+    Raises:
+        BadInput: It is a prefill by its name, and there is nothing to begin with.
+    """
+    attack = attack_of(row)
+    opening = "" if attack == NONE else _own_opening(row)
+    if attack in PREFILLS and not opening:
+        raise BadInput(
+            f"The row {row.id} holds the attack {attack}, and no opening.",
+            why="Nothing would be put into the model's mouth, and the figure would bear that name.",
+            fix="Give opening in the row, or leave its attack out: then it is made here.",
+        )
+    return opening
 
 
 def _own_opening(row: Row) -> str:
