@@ -368,6 +368,14 @@ def test_check_shows_what_is_learned(given: dict[str, Path], tmp_path: Path, cap
     assert found["too_long"] == 0
 
 
+def test_check_of_rows_without_reasoning_says_so(given: dict[str, Path], tmp_path: Path, capsys: Any) -> None:
+    rows = [{"id": f"x{i}", "prompt": W[i], "response": "ban", "type": "general"} for i in range(3)]
+    file = reasoning.write(tmp_path / "general.jsonl", rows)
+    what = ["treat", "srg", "check", f"--model=student={given['student']}", f"--data=reasoned={file}"]
+    assert run([*what, "--set", "harden=0.25", "--out", str(tmp_path / "run")]) == 2
+    assert "No row has reasoning" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stage", ["check", None])
 def test_01_a_template_that_strips_reasoning_is_refused(
     given: dict[str, Path], tmp_path: Path, capsys: Any, stage: str | None
@@ -394,6 +402,12 @@ def test_01_a_template_that_strips_reasoning_is_refused(
         ({"target": "srgg"}, "Did you mean 'srg'"),
         ({"harden": 1.5}, r"harden is 1\.5"),
         ({"harden": 0.25, "target": "rt"}, "returns to the reasoning"),
+        ({"harden": 0.25, "objective": "dpo"}, "harden is given, and objective=dpo"),
+        (
+            {"budget": "tokens", "objective": "on_policy_kl"},
+            "budget=tokens is given, and objective=on_policy_kl",
+        ),
+        ({"target": "rt", "objective": "on_policy_kl"}, "target is rt, and objective=on_policy_kl"),
         ({"context_file": "x"}, "context=distilled keeps no text"),
         ({"general_share": 1.0}, r"general_share is 1\.0"),
         ({"think_open": "</think>"}, "two different texts"),
@@ -438,6 +452,35 @@ def test_few_rows_that_are_too_long_are_left_out_and_counted(given: dict[str, Pa
         )
 
 
+def test_01_all_arms_leave_out_the_same_rows(
+    given: dict[str, Path], tmp_path: Path, seen: list[list[Any]]
+) -> None:
+    """A row whose reasoning does not fit is not learned in the arms without reasoning either."""
+    rows = reasoning.objects(40)
+    rows[3]["reasoning"] = " ".join(W[:30])
+    given = {**given, "reasoned": reasoning.write(tmp_path / "long.jsonl", rows)}
+    for target in ("srg", "rt", "label"):
+        look(given, tmp_path / target, target=target, max_length=30)
+    names = [[example.id for example in arm] for arm in seen]
+    assert names[0] == names[1] == names[2]
+    rows[5]["reasoning"] = rows[7]["reasoning"] = rows[3]["reasoning"]
+    given["reasoned"] = reasoning.write(tmp_path / "longer.jsonl", rows)
+    with pytest.raises(BadInput, match="3 of 40 rows are longer than 30 tokens with their reasoning"):
+        teach(given, tmp_path / "out", target="rt", max_length=30)
+
+
+def test_empty_and_double_records_are_left_out_and_counted(given: dict[str, Path], tmp_path: Path) -> None:
+    rows = reasoning.objects(8)
+    again = dict(rows[0], id="again", prompt=rows[0]["prompt"].upper() + " ?")
+    other = dict(rows[1], id="other", reasoning="ban .")
+    empty = dict(rows[2], id="empty", prompt="?!")
+    data = {"reasoned": reasoning.write(tmp_path / "a.jsonl", [*rows, again, other, empty])}
+    report = teach(given, tmp_path / "out", data=data, steps=1)
+    assert report["left_out"] == {"duplicate": 1, "empty": 1}
+    assert report["rows"] == {"harmful": 4, "helpful": 5}
+    assert any("2 rows were left out" in note for note in report["notes"])
+
+
 def test_rows_that_cannot_be_learned_are_refused(given: dict[str, Path], tmp_path: Path) -> None:
     def refused(rows: list[dict[str, Any]], said: str, **more: Any) -> None:
         data = {"reasoned": reasoning.write(tmp_path / "rows.jsonl", rows), **more.pop("data", {})}
@@ -465,6 +508,9 @@ def test_rows_that_cannot_be_learned_are_refused(given: dict[str, Path], tmp_pat
         [dict(rows[0], prompt=f"{text}\n{W[1]}"), *rows[1:]], "prompt of the row r000 repeats the guidelines"
     )
     refused([dict(rows[0], reasoning=text), *rows[1:]], "reasoning of the row r000 repeats the guidelines")
+    refused([dict(rows[0], answer=text), *rows[1:]], "answer of the row r000 repeats the guidelines")
+    both = dict(rows[0], id="both", type="helpful")
+    refused([*rows, both], "helpful row both asks the same as the harmful row r000")
     general = [{"id": f"x{i}", "prompt": W[i], "response": "ban", "type": "general"} for i in range(3)]
     refused(general, "No row has reasoning")
     refused(general, "no row has reasoning", target="rt", budget="tokens")
@@ -498,6 +544,10 @@ def test_refusal_training_needs_no_teacher(given: dict[str, Path], tmp_path: Pat
     report = teach(given, tmp_path / "out", data=data, target="rt")
     assert report["rows"] == {"harmful": 4, "helpful": 4}
     assert not (tmp_path / "out" / "safewright_recipe.json").exists()
+    wrong = [{**row, "type": "helpful"} for row in plain[0::2]]
+    data["harmful"] = reasoning.write(tmp_path / "wrong.jsonl", wrong)
+    with pytest.raises(BadInput, match=r"r000 is labelled helpful .*given as harmful"):
+        teach(given, tmp_path / "again", data=data, target="rt")
 
 
 def test_a_resumed_training_gives_the_same_bytes(given: dict[str, Path], tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from safewright.models.weights import read_json
 from safewright.treatments.job import Job
 from safewright.treatments.srg import openings as begun
 from safewright.treatments.srg.config import SRGConfig
-from safewright.treatments.srg.encoding import EXAMINED, Student, require_kept, spread
+from safewright.treatments.srg.encoding import EXAMINED, Student, spread
 from safewright.treatments.srg.kept import kept_text
 from safewright.treatments.srg.mixing import mix
-from safewright.treatments.srg.training import encode, learns_reasoning
+from safewright.treatments.srg.training import encode, examine, learns_reasoning
 from safewright.types import ModelRef
 
 
@@ -38,10 +38,7 @@ def check(job: Job) -> dict[str, Any]:
     tokenizer = open_tokenizer(ref)
     student = Student(tokenizer, config, stops(ref, tokenizer), kept_text(config))
     encoded = encode(student, mixed.records, min(config.max_length, positions(ref) or config.max_length))
-    places = [n for n, record in enumerate(encoded.records) if learns_reasoning(config, record)]
-    examined = require_kept(
-        student, [encoded.records[n] for n in places], [encoded.examples[n] for n in places]
-    )
+    examined = examine(student, encoded)
     rows = []
     bos = tokenizer.bos_token_id
     for place in spread(len(encoded.records), EXAMINED):

@@ -150,6 +150,19 @@ class SRGConfig(SynthesisOptions):
                 why="A begun turn returns to the reasoning before the answer, and this target has none.",
                 fix="Use harden=0, or another target.",
             )
+        if self.objective != "sft" and (self.harden or self.budget != "rows"):
+            unread = "harden" if self.harden else "budget=tokens"
+            raise BadInput(
+                f"{unread} is given, and objective={self.objective}.",
+                why="Begun turns and token budgets are those of plain fine-tuning; nothing would come of it here.",
+                fix=f"Leave {unread} out, or use objective=sft.",
+            )
+        if self.objective == "on_policy_kl" and self.target != "srg":
+            raise BadInput(
+                f"target is {self.target}, and objective=on_policy_kl.",
+                why="It reads no answers, so no target either: the student says what it says below the guidelines.",
+                fix="Leave target out, or use objective=sft.",
+            )
         if self.context_file is not None and self.context == "distilled" and self.objective != "on_policy_kl":
             raise BadInput(
                 "context_file is given, and context=distilled keeps no text.",

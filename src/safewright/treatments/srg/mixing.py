@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from safewright.data.splits import normalise, question, words
 from safewright.data.wrapping import formats
 from safewright.errors import BadInput
 from safewright.models.traces import holds_marker
@@ -18,7 +19,7 @@ from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.guidelines import Guidelines
 from safewright.treatments.srg.records import TYPES, Reasoned, Type, from_row, request_of
 from safewright.treatments.srg.synthesis.filters import Leaks
-from safewright.treatments.srg.synthesis.pool import require_apart, require_no_template
+from safewright.treatments.srg.synthesis.pool import Prompt, prompt_pool, require_apart, require_no_template
 
 BENIGN = ("helpful", "contrast")
 PLAIN: tuple[Type, ...] = ("harmful", "helpful", "contrast")
@@ -50,7 +51,8 @@ def mix(job: Job) -> Mixed:
     """
     config: SRGConfig = job.config
     notes: list[str] = []
-    records = _gathered(job, notes)
+    left: Counter[str] = Counter()
+    records = once(_gathered(job, notes, left), left)
     general = [from_row(row, "general", config.markers) for row in job.rows("general")]
     wrong = [record.id for record in general if record.type != "general"]
     if wrong:
@@ -66,6 +68,9 @@ def mix(job: Job) -> Mixed:
     require_no_template([record.row() for record in records if record.type != "general"])
     _require_plain(records, config)
     notes += _alike(records)
+    if left:
+        said = ", ".join(f"{count} {why}" for why, count in sorted(left.items()))
+        notes.append(f"{left.total()} rows were left out, whose requests are empty or there already ({said})")
     records = formatted(records, config.formats, job.seed)
     records = drawn(records, config.helpful_share, BENIGN, ("harmful",), "helpful_share", job.seed, notes)
     records = drawn(records, config.general_share, ("general",), PLAIN, "general_share", job.seed, notes)
@@ -76,10 +81,54 @@ def mix(job: Job) -> Mixed:
             sorted(Counter(str(r.meta["format"]) for r in records if r.meta.get("format")).items())
         ),
     }
+    if left:
+        facts["left_out"] = dict(sorted(left.items()))
     return Mixed(records, facts, notes)
 
 
-def _gathered(job: Job, notes: list[str]) -> list[Reasoned]:
+def once(records: Sequence[Reasoned], left: Counter[str]) -> list[Reasoned]:
+    """The records without those of no request and further copies of a record, which ``left`` counts.
+
+    A request may have several traces; it has one label.
+
+    Raises:
+        BadInput: A request is harmful in one record, and not in another.
+    """
+    labels: dict[str, Reasoned] = {}
+    seen: set[tuple[str, str, str]] = set()
+    found = []
+    for record in records:
+        if record.type == "general":
+            found.append(record)
+            continue
+        asked = question(record.row())
+        key = normalise(asked)
+        if not words(asked):
+            left["empty"] += 1
+            continue
+        other = labels.setdefault(key, record)
+        if other.harmful != record.harmful:
+            raise BadInput(
+                f"The {record.type} row {record.id} asks the same as the {other.type} row {other.id}.",
+                why="It would be taught to be answered and to be refused.",
+                fix="Remove one of the two.",
+            )
+        if (key, record.reasoning, record.answer) in seen:
+            left["duplicate"] += 1
+            continue
+        seen.add((key, record.reasoning, record.answer))
+        found.append(record)
+    return found
+
+
+def _plain(job: Job, left: Counter[str]) -> Sequence[Prompt]:
+    """The requests of rows without reasoning, as a synthesis would take them: labelled, each once."""
+    pool = prompt_pool(*(job.rows(role) for role in PLAIN), share=0)
+    left.update(pool.dropped)
+    return pool.prompts
+
+
+def _gathered(job: Job, notes: list[str], left: Counter[str]) -> list[Reasoned]:
     """Records with reasoning: given, or made now by a teacher; for refusal training also rows with answers,
     for on-policy distillation requests alone."""
     config: SRGConfig = job.config
@@ -91,9 +140,9 @@ def _gathered(job: Job, notes: list[str]) -> list[Reasoned]:
     if not given:
         return []
     if config.objective == "on_policy_kl" and "teacher" not in job.models:
-        return [request_of(row, role) for role in given for row in job.rows(role)]
+        return [request_of(prompt.row, prompt.kind) for prompt in _plain(job, left)]
     if config.target == "rt" and config.objective == "sft" and "teacher" not in job.models:
-        return [from_row(row, role, config.markers) for role in given for row in job.rows(role)]
+        return [from_row(prompt.row, prompt.kind, config.markers) for prompt in _plain(job, left)]
     if processes.world_size() > 1:
         raise BadInput(
             "A teacher would be asked by several processes at once.",
@@ -191,9 +240,10 @@ def _require_plain(records: Sequence[Reasoned], config: SRGConfig) -> None:
         if leaks is None:
             continue
         learned = record.reasoning if config.reasons else ""
-        for name, text, beside in (("prompt", asked, ""), ("reasoning", learned, asked)):
-            said = leaks.found(text, beside)
-            if said.startswith(VERBATIM):
+        texts = (("prompt", asked, ""), ("reasoning", learned, asked), ("answer", record.answer, asked))
+        for name, text, beside in texts:
+            said = leaks.repeated(text, beside)
+            if said:
                 raise BadInput(
                     f"The {name} of the row {record.id} repeats the guidelines{said.removeprefix(VERBATIM)}.",
                     why="They are to be distilled away: the trained model is asked without them.",

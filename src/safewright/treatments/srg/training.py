@@ -31,6 +31,9 @@ CHECKPOINTS = "training"
 MOST_DROPPED = 0.05
 """Share of rows that may be longer than max_length."""
 
+SHORTER = ("rt", "noguide", "label")
+"""Targets that learn less of a record than its reasoning."""
+
 
 @dataclass
 class Encoded:
@@ -118,21 +121,28 @@ def room(config: SRGConfig, model: Any) -> int:
 def encode(student: Student, records: Sequence[Reasoned], longest: int) -> Encoded:
     """The rows of the target as examples; those longer than ``longest`` tokens are left out.
 
+    So are those that are too long with their reasoning, where the target learns less: all targets are trained on
+    the same requests.
+
     Raises:
         BadInput: More than 5 % are.
     """
     found = Encoded([], [], longest)
+    shorter = student.config.target in SHORTER
     for record in records:
         example = student.example(record.id, student.built(record))
-        if len(example.ids) > longest:
+        most = len(example.ids)
+        if shorter and record.reasoning:
+            most = max(most, len(student.example(record.id, student.built(record, target="srg")).ids))
+        if most > longest:
             found.dropped.append(record.id)
             continue
         found.records.append(record)
         found.examples.append(example)
     if len(found.dropped) > MOST_DROPPED * len(records):
         raise BadInput(
-            f"{len(found.dropped)} of {len(records)} rows are longer than {longest} tokens "
-            f"(first: {found.dropped[0]}).",
+            f"{len(found.dropped)} of {len(records)} rows are longer than {longest} tokens"
+            f"{' with their reasoning' * shorter} (first: {found.dropped[0]}).",
             why=f"A cut row would lose its decision and answer; more than {MOST_DROPPED:.0%} left out is another set.",
             fix="Raise max_length (up to what the model reads), or shorten the reasoning.",
         )
