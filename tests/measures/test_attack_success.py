@@ -356,10 +356,20 @@ def test_a_frozen_family_is_not_made_again_and_that_is_said(tmp_path: Path) -> N
     assert any("Of prefix the rows frozen" in note for note in card.conventions["method"]["notes"])
 
 
-def test_links_that_are_none_are_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("meta", "said"),
+    [
+        ({"links": [1]}, "links"),
+        ({"links": {"rule": " "}}, "links"),
+        ({"links": {"rule": "no boats"}, "decision": "maybe"}, "decision"),
+    ],
+)
+def test_links_that_are_none_are_refused_before_anybody_is_asked(
+    meta: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     model = Telling(reflex)
-    with pytest.raises(BadInput, match=r"The links of the row .*r00"):
-        run(model, tmp_path / "a", [row(0, links=[1])])
+    with pytest.raises(BadInput, match=f"The {said} of the row .*r00"):
+        run(model, tmp_path / "a", [row(0, **meta)])
     assert model.seen == []
 
 
