@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from inspect_ai._util.error import PrerequisiteError
+from inspect_ai.model import get_model
 
 from safewright.compose.folders import load_records
 from safewright.compose.inspect_log import scorecard_of
@@ -68,7 +69,9 @@ def test_draws_and_the_control_are_asked_where_they_are_bound(
     config = {"attack": "none", "best_of": 2, "max_new_tokens": 4}
     other = tiny.save_tiny(tmp_path / "base", seed=5)
     write_rows(given["harm"], tiny.rows(2))
-    log = evaluate(pinned(tiny_folder), given, tmp_path / "logs", config, model_roles={"base": pinned(other)})
+    # In this process: a worker of its own takes seconds to start, and is tested elsewhere.
+    base = get_model(pinned(other), process=False)
+    log = evaluate(pinned(tiny_folder), given, tmp_path / "logs", config, model_roles={"base": base})
     assert log.status == "success", log.error
     card, records = scorecard_of(log.location)
     assert {record.role for record in records} == {"target", "drawn", "base", "base_drawn"}
