@@ -12,7 +12,7 @@ import pytest
 
 from safewright.errors import NumericalFailure
 from safewright.training.fitting import FitOptions, with_lora
-from safewright.training.sft import passes, train_sft
+from safewright.training.sft import passes, rising, train_sft
 from tests import tiny
 from tests.training import simple
 from tests.training.test_loop import SMALL, apart
@@ -20,7 +20,7 @@ from tests.training.test_loop import SMALL, apart
 STEPS = 6
 
 
-def fitted(job: dict[str, Any]) -> tuple[Any, Any]:
+def fitted(job: dict[str, Any], watch: Any = None) -> tuple[Any, Any]:
     """The model of a job after its training, and what was seen."""
     import torch
 
@@ -40,10 +40,13 @@ def fitted(job: dict[str, Any]) -> tuple[Any, Any]:
         simple.words(),
         rows,
         options,
-        order=passes(len(rows), STEPS * options.batch, 3) if job.get("ordered", True) else None,
+        order=passes(len(rows), (options.steps or 0) * options.batch, 3)
+        if job.get("ordered", True)
+        else None,
+        held=simple.examples(job["held"], "h") if "held" in job else (),
         folder=Path(job["folder"]) if "folder" in job else None,
         seed=3,
-        progress=progress,
+        progress=watch or progress,
     )
 
 
@@ -56,7 +59,8 @@ def told(job: dict[str, Any], file: Path) -> dict[str, Any]:
     if int(os.environ.get("RANK", "0")) == 0:
         torch.save(model.state_dict(), file)
     world = group.get_world_size() if group.is_initialized() else 1
-    return {"world": world, "losses": history.losses, "digest": simple.digest(model)}
+    digest = simple.digest(model)
+    return {"world": world, "losses": history.losses, "held": history.held, "digest": digest}
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +132,47 @@ def test_a_last_step_to_no_numbers_is_found(folder: Path) -> None:
         fitted(
             {"model": str(folder), "options": {"lr": 1e3, "optimiser": "sgd", "clip": 0.0, "steps": STEPS}}
         )
+
+
+def test_held_out_rows_end_a_training_that_only_learns_by_heart(folder: Path, tmp_path: Path) -> None:
+    """At a learning rate that is too high the NLL of other rows rises: training ends after two rises, and what is
+    kept are the weights of the least one, also after a kill."""
+    import torch
+
+    job: dict[str, Any] = {"model": str(folder), "held": 3, "lora": 2}
+    job["options"] = {"save_every": 1, "steps": 40, "lr": 0.3, "schedule": "constant"}
+    model, history = fitted({**job, "folder": str(tmp_path / "whole")})
+    told = [line["nll"] for line in history.held]
+    assert rising(told)
+    assert not any(rising(told[:end]) for end in range(len(told)))
+    assert [line["step"] for line in history.held] == [4 * (n + 1) for n in range(len(told))]
+    assert history.steps == history.held[-1]["step"] == history.losses[-1]["step"] < 40
+    assert told.index(min(told)) < len(told) - 2
+    by_row = []
+    for row in simple.examples(3, "h"):
+        ids = torch.tensor([list(row.ids)])
+        with torch.inference_mode():
+            logs = torch.log_softmax(model(ids).logits[0, :-1], -1)
+        by_row.append([-float(logs[spot - 1, ids[0, spot]]) for spot in range(row.start, len(row.ids))])
+    assert min(told) == pytest.approx(sum(sum(nll) / len(nll) for nll in by_row) / 3, abs=1e-4)
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == history.steps - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fitted({**job, "folder": str(tmp_path / "kept")}, stop)
+    for place in ("kept", "whole"):  # before the last look, and with all of it behind
+        again, seen = fitted({**job, "folder": str(tmp_path / place)})
+        assert seen == history
+        assert simple.digest(again) == simple.digest(model)
+
+
+def test_rising_means_twice_in_a_row() -> None:
+    assert rising([3.0, 1.0, 2.0, 3.0])
+    assert not rising([1.0, 2.0])
+    assert not rising([1.0, 2.0, 2.0])
+    assert not rising([1.0, 3.0, 2.0, 3.0])
 
 
 def test_passes_show_every_row_equally_often() -> None:

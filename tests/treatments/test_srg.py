@@ -402,6 +402,8 @@ def test_01_a_template_that_strips_reasoning_is_refused(
         ({"target": "srgg"}, "Did you mean 'srg'"),
         ({"harden": 1.5}, r"harden is 1\.5"),
         ({"harden": 0.25, "target": "rt"}, "returns to the reasoning"),
+        ({"holdout": 0.9}, r"holdout is 0\.9"),
+        ({"holdout": 0.1, "objective": "dpo"}, "holdout is given, and objective=dpo"),
         ({"harden": 0.25, "objective": "dpo"}, "harden is given, and objective=dpo"),
         (
             {"budget": "tokens", "objective": "on_policy_kl"},
@@ -450,6 +452,35 @@ def test_few_rows_that_are_too_long_are_left_out_and_counted(given: dict[str, Pa
             data={"reasoned": reasoning.write(tmp_path / "b.jsonl", rows)},
             max_length=30,
         )
+
+
+def test_the_same_requests_are_held_out_of_all_arms_and_told(
+    given: dict[str, Path], tmp_path: Path, seen: list[list[Any]]
+) -> None:
+    for target in ("srg", "rt"):
+        look(given, tmp_path / target, target=target, holdout=0.2, steps=10)
+    names = [[example.id for example in arm] for arm in seen]
+    assert names[0] == names[1]
+    assert len(set(names[0])) == 16
+
+
+def test_held_out_rows_are_told(
+    given: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safewright.training import sft
+
+    monkeypatch.setattr(sft, "rising", lambda values: len(values) > 2)
+    report = teach(given, tmp_path / "out", holdout=0.1, steps=20)
+    held = report["held_out"]
+    assert held["rows"] == 2
+    assert held["kept_step"] in [line["step"] for line in held["nll"]]
+    assert report["steps"] == 6
+    assert held["planned"] == 20
+    assert 9 * 48 <= report["learned_tokens"] <= 10 * 48
+    assert report["row_shares"].keys() == {"harmful", "helpful"}
+    assert any(f"the weights of step {held['kept_step']:g} were kept" in note for note in report["notes"])
+    with pytest.raises(BadInput, match=r"holdout is 0\.01: of 20 rows 0 would be held out"):
+        teach(given, tmp_path / "none", holdout=0.01)
 
 
 def test_01_all_arms_leave_out_the_same_rows(

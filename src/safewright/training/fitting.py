@@ -103,10 +103,14 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class History:
-    """What was seen: of each step its loss, its parts' losses, gradient norm and learning rate."""
+    """What was seen: of each step its loss, its parts' losses, gradient norm and learning rate.
+
+    ``held`` has the ``nll`` of rows that were held out, by ``step``; the weights of its least one were kept.
+    """
 
     steps: int
     losses: list[dict[str, float]] = field(default_factory=list)
+    held: list[dict[str, float]] = field(default_factory=list)
 
     def values(self, name: str = "loss") -> list[float]:
         """One of the quantities, step by step."""
@@ -357,9 +361,10 @@ def marking(count: int) -> Any:
                 return
             home = Path(args.output_dir)
             newest = home / f"checkpoint-{state.global_step}"
+            best = Path(state.best_model_checkpoint or newest)
             write_json(newest / WHOLE, {"processes": count, "step": state.global_step})
             for older in home.glob("checkpoint-*"):
-                if older != newest:
+                if older.name not in (newest.name, best.name):
                     shutil.rmtree(older)
 
     return Marking()

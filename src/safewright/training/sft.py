@@ -6,6 +6,7 @@ processes: how the rows are split does not matter.
 
 from __future__ import annotations
 
+import math
 import random
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +35,10 @@ KEPT = ("loss", "grad_norm", "learning_rate", "step")
 """What of TRL's log is the same on any number of processes, and after a kill."""
 
 
+EVALUATIONS = 10
+"""How often held-out rows are read in a training."""
+
+
 def passes(count: int, length: int, seed: int) -> list[int]:
     """Places of ``count`` examples in shuffled passes, as many as make ``length``.
 
@@ -57,6 +62,7 @@ def train_sft(
     *,
     order: Sequence[int] | None = None,
     lora: Any = None,
+    held: Sequence[Example] = (),
     folder: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -75,6 +81,9 @@ def train_sft(
         order: Places of examples, ``steps * batch`` of them, read one after another; None leaves the order to
             the trainer, which is another one on several processes.
         lora: A PEFT configuration of an adapter to be put on the model and trained.
+        held: Examples that are not learned. Their NLL (the mean over rows of a row's mean per token) is looked at
+            ten times and at the end; where it has risen twice in a row training stops, and the weights of the least
+            one are kept. Checkpoints are then made as often, whatever ``save_every`` says.
         folder: Where checkpoints lie; None keeps none.
         seed: Of the trainer's order, of dropout, and of a new adapter.
         device: ``cpu`` or ``cuda``.
@@ -90,14 +99,10 @@ def train_sft(
         import trl as untyped
     except ImportError as error:
         raise need_extra("trl", "train") from error
-    import datasets
-
     trl: Any = untyped
     count = processes.world_size()
     steps = options.planned(len(examples))
-    rows = datasets.Dataset.from_list(
-        [{"input_ids": list(each.ids), "labels": each.labels} for each in examples]
-    )
+    rows = _dataset(examples)
     if order is not None:
         if len(order) != steps * options.batch:
             raise ValueError(f"{len(order)} places for {steps} steps of {options.batch} rows")
@@ -105,6 +110,7 @@ def train_sft(
     with ExitStack() as stack:
         home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="safewright-sft-")))
         keeps = folder is not None and options.save_every is not None
+        every = max(2, math.ceil(steps / EVALUATIONS))
         asked = arguments(
             options,
             home,
@@ -123,14 +129,18 @@ def train_sft(
             dataloader_drop_last=False,
             average_tokens_across_devices=True,
             **_checkpointing(trl.SFTConfig, options.gradient_checkpointing),
+            **(_looked_at(every) if held else {}),
         )
         callbacks = [watching(progress or silent, steps, what)]
-        if keeps:
+        if held:
+            callbacks.append(_stopping())
+        if keeps or held:
             callbacks.append(marking(count))
         trainer = trl.SFTTrainer(
             model=model,
             args=asked,
             train_dataset=rows,
+            eval_dataset=_dataset(held) if held else None,
             processing_class=tokenizer,
             data_collator=_collated(tokenizer),
             peft_config=lora,
@@ -146,7 +156,62 @@ def train_sft(
             trainer.optimizer.state.clear()  # twice the weights, and the trainer waits for the collector
         losses = [seen(row) for row in trainer.state.log_history if "loss" in row]
         losses = [{name: line[name] for name in KEPT if name in line} for line in losses]
-    return trained, History(steps, losses)
+        seen_of = looked(trainer.state.log_history)
+    end = seen_of[-1]["step"] if rising([line["nll"] for line in seen_of]) else steps
+    # A training that was killed right after it had stopped makes one step more, and keeps the same weights.
+    return trained, History(int(end), [line for line in losses if line["step"] <= end], seen_of)
+
+
+def looked(log: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+    """The NLL of held-out rows by step, of a trainer's log."""
+    return [{"step": row["step"], "nll": row["eval_loss"]} for row in log if "eval_loss" in row]
+
+
+def rising(values: Sequence[float]) -> bool:
+    """Whether the last two of some values each lie above the one before."""
+    return len(values) > 2 and values[-3] < values[-2] < values[-1]
+
+
+def _looked_at(every: int) -> dict[str, Any]:
+    """Arguments of a trainer that looks at held-out rows, one at a time: so their number on a process is no matter."""
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "per_device_eval_batch_size": 1,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+    }
+
+
+def _stopping() -> Any:
+    """A callback that ends a training whose held-out NLL has risen twice; it reads the log, which outlives a kill."""
+    import transformers
+
+    class Stopping(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if state.global_step >= state.max_steps:
+                control.should_evaluate = True  # the last weights are to be compared, too
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            self.on_train_begin(args, state, control)
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if rising([line["nll"] for line in looked(state.log_history)]):
+                control.should_training_stop = True
+
+    return Stopping()
+
+
+def _dataset(examples: Sequence[Example]) -> Any:
+    """Examples as TRL reads them."""
+    import datasets
+
+    return datasets.Dataset.from_list(
+        [{"input_ids": list(each.ids), "labels": each.labels} for each in examples]
+    )
 
 
 def _checkpointing(config: Any, wanted: bool) -> dict[str, Any]:

@@ -71,6 +71,12 @@ class SRGConfig(SynthesisOptions):
         default=None,
         metadata=_help("Share of helpful and contrast rows beside harmful ones; default every row as given."),
     )
+    holdout: float = field(
+        default=0.0,
+        metadata=_help(
+            "Share of rows that are not learned: where their loss rises twice, training stops and the best is kept."
+        ),
+    )
     filler_word: str = field(default=FILLER, metadata=_help("The word without content of target=filler."))
     think_open: str = field(default="<think>", metadata=_help("Marker before the reasoning."))
     think_close: str = field(default="</think>", metadata=_help("Marker behind the reasoning."))
@@ -124,6 +130,7 @@ class SRGConfig(SynthesisOptions):
                 raise BadInput(f"{name} is {getattr(self, name)}.", fix="It must be at least 1.")
         for name, high in (
             ("harden", 1.0),
+            ("holdout", 0.5),
             ("lora_dropout", 0.999),
             ("general_share", 0.999),
             ("helpful_share", 0.999),
@@ -150,11 +157,11 @@ class SRGConfig(SynthesisOptions):
                 why="A begun turn returns to the reasoning before the answer, and this target has none.",
                 fix="Use harden=0, or another target.",
             )
-        if self.objective != "sft" and (self.harden or self.budget != "rows"):
-            unread = "harden" if self.harden else "budget=tokens"
+        unread = "harden" if self.harden else "holdout" if self.holdout else "budget=tokens"
+        if self.objective != "sft" and (self.harden or self.holdout or self.budget != "rows"):
             raise BadInput(
                 f"{unread} is given, and objective={self.objective}.",
-                why="Begun turns and token budgets are those of plain fine-tuning; nothing would come of it here.",
+                why="It belongs to plain fine-tuning; nothing would come of it here.",
                 fix=f"Leave {unread} out, or use objective=sft.",
             )
         if self.objective == "on_policy_kl" and self.target != "srg":

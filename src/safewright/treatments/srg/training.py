@@ -6,12 +6,12 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from safewright.errors import BadInput
 from safewright.models.recipes import RECIPE_FILE
-from safewright.runs import to_json, versions, write_json
+from safewright.runs import digest_json, to_json, versions, write_json
 from safewright.training import processes
 from safewright.training.encoding import Example
 from safewright.training.fitting import History, fell, save_trained, with_lora
@@ -171,6 +171,9 @@ def supervised(
     """The model trained on the rows of its target; what was seen, and what the report says of the rows."""
     config: SRGConfig = job.config
     facts: dict[str, Any] = {}
+    held: list[Example] = []
+    if config.holdout:
+        encoded, held = held_out(encoded, config.holdout, job.seed)
     steps = config.fit_options().planned(len(encoded.examples))
     if config.budget == "tokens":
         steps, facts["budget"] = budgeted(student, encoded, steps)
@@ -180,26 +183,65 @@ def supervised(
         examples, order = reentered(job, student, encoded, sources)
         entered = sum(place != source for place, source in zip(order, sources, strict=True))
         facts["begun_turns"] = round(entered / len(order), 4)
-    rows: Counter[str] = Counter()
-    learned: Counter[str] = Counter()
-    for place, source in zip(order, sources, strict=True):
-        rows[encoded.records[source].type] += 1
-        learned[encoded.records[source].type] += examples[place].supervised
-    facts["learned_tokens"] = learned.total()
-    facts["row_shares"] = shares({kind: rows[kind] for kind in TYPES if rows[kind]})
-    facts["token_shares"] = shares({kind: learned[kind] for kind in TYPES if learned[kind]})
     trained, history = train_sft(
         model,
         student.tokenizer,
         examples,
         config.fit_options(steps),
         order=order,
+        held=held,
         folder=job.run.own(CHECKPOINTS),
         seed=job.seed,
         device=job.device,
         progress=job.progress,
     )
+    # What was read: all that was planned, unless held-out rows ended it.
+    read = list(zip(order, sources, strict=True))[: history.steps * config.batch]
+    rows: Counter[str] = Counter()
+    learned: Counter[str] = Counter()
+    for place, source in read:
+        rows[encoded.records[source].type] += 1
+        learned[encoded.records[source].type] += examples[place].supervised
+    facts["learned_tokens"] = learned.total()
+    facts["row_shares"] = shares({kind: rows[kind] for kind in TYPES if rows[kind]})
+    facts["token_shares"] = shares({kind: learned[kind] for kind in TYPES if learned[kind]})
+    if held:
+        best = min(history.held, key=lambda line: line["nll"])
+        facts["held_out"] = {
+            "rows": len(held),
+            "planned": steps,
+            "kept_step": best["step"],
+            "nll": history.held,
+        }
     return trained, history, facts
+
+
+def held_out(encoded: Encoded, share: float, seed: int) -> tuple[Encoded, list[Example]]:
+    """The rows without a share of them, and that share: the same requests for every target, and all rows of each.
+
+    Raises:
+        BadInput: There are none, or nothing else.
+    """
+    places: dict[str, list[int]] = {}
+    for place, record in enumerate(encoded.records):
+        places.setdefault(digest_json(["held out", seed, record.messages]), []).append(place)
+    chosen: set[int] = set()
+    wanted = round(share * len(encoded.records))
+    for key in sorted(places):
+        if len(chosen) < wanted:
+            chosen.update(places[key])
+    kept = [place for place in range(len(encoded.records)) if place not in chosen]
+    if not chosen or not kept:
+        raise BadInput(
+            f"holdout is {share:g}: of {len(encoded.records)} rows {len(chosen)} would be held out.",
+            fix="Give more rows, or another share.",
+        )
+    rest = replace(
+        encoded,
+        records=[encoded.records[place] for place in kept],
+        examples=[encoded.examples[place] for place in kept],
+    )
+    return rest, [encoded.examples[place] for place in sorted(chosen)]
 
 
 def budgeted(student: Student, encoded: Encoded, steps: int) -> tuple[int, dict[str, float]]:
@@ -282,6 +324,11 @@ def report_of(
             "the guidelines were kept in the training prompts: without the same text in the system turn the model "
             "is another one"
         )
+    if "held_out" in facts and history.steps < facts["held_out"]["planned"]:
+        notes.append(
+            f"stopped at step {history.steps} of {facts['held_out']['planned']}: the loss of held-out rows had risen "
+            f"twice; the weights of step {facts['held_out']['kept_step']:g} were kept"
+        )
     losses = history.values()
     return {
         "target": config.target,
@@ -307,6 +354,7 @@ def conventions(job: Job) -> dict[str, Any]:
         "context": config.context,
         "reason_on": config.reason_on,
         "harden": config.harden,
+        "holdout": config.holdout,
         "budget": config.budget,
         "trained": f"LoRA of rank {config.lora_rank}" if config.lora_rank else "all weights",
         "batch": config.batch,
