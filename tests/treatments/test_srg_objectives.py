@@ -15,9 +15,10 @@ import pytest
 
 from safewright.data import load_data
 from safewright.errors import BadInput
+from safewright.training.fitting import History
 from safewright.treatments import plan_treatment, run_treatment, treat
 from safewright.treatments.srg.config import SRGConfig
-from safewright.treatments.srg.objectives import contexts_of, pairs_of
+from safewright.treatments.srg.objectives import contexts_of, displaced, ends_of, pairs_of
 from safewright.treatments.srg.records import Reasoned, Rejected, from_row
 from tests.treatments import folders, reasoning
 from tests.treatments.reasoning import RECORD, W
@@ -64,6 +65,10 @@ def test_dpo_learns_from_pairs_and_from_all_rows(given: dict[str, Path], tmp_pat
     assert report["rejected_because"] == {"outcome": 8}
     assert report["pairs_left_out"] == {"no trace": 8}
     assert report["rows"] == {"harmful": 8, "helpful": 8, "general": 4}
+    assert set(report["first_and_last_of"]) == {
+        "pairs", "rows", "margin_nats", "kept_preferred", "chosen_nll", "rejected_nll", "learned_ce",
+    }  # fmt: skip
+    assert report["first_and_last_of"]["pairs"].startswith("0.6931 to ")
     assert any("8 of 20 records have rejected candidates: 8 pairs" in note for note in report["notes"])
     assert all(check["passed"] for check in report["checks"])
     assert (tmp_path / "out" / "safewright_recipe.json").exists()
@@ -170,6 +175,17 @@ def test_the_frozen_student_is_shown_guidelines_of_the_requests_type(tmp_path: P
     assert (
         contexts_of(SRGConfig(objective="on_policy_kl", context_file=str(file)))("harmful") == "Fold nothing."
     )
+
+
+def test_kept_traces_that_become_less_likely_are_told() -> None:
+    def seen(*values: float) -> History:
+        return History(len(values), [{"chosen_nll": value, "loss": 1.0} for value in values])
+
+    assert displaced(seen(9.0, 5.0, 8.0)) == []
+    (note,) = displaced(seen(8.0, 5.0, 9.0))
+    assert "NLL 8 to 9 a trace" in note
+    assert "dpo_beta" in note
+    assert ends_of(seen(2.0, 1.0)) == {"chosen_nll": "2 to 1"}
 
 
 @pytest.mark.parametrize(

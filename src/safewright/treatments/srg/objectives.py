@@ -94,6 +94,9 @@ def train_other(
         device=job.device,
         progress=job.progress,
     )
+    facts["first_and_last_of"] = ends_of(history)
+    if isinstance(objective, Preferring):
+        notes += displaced(history)
     if isinstance(objective, OnPolicy):
         facts["drawn"], facts["drawn_without_end"] = objective.drawn, objective.unended
         if objective.unended > objective.drawn / 2:
@@ -102,6 +105,33 @@ def train_other(
                 "(kl_tokens): what lies behind was not trained"
             )
     return Other(model, history, objective.parts[0], facts, tuple(notes))
+
+
+OWN = frozenset({"learning_rate", "grad_norm", "step", "loss"})
+"""Columns of the loop that are no part of the loss."""
+
+
+def ends_of(history: History) -> dict[str, str]:
+    """Of every part, and of what was told besides, the mean over the first and over the last tenth of the steps."""
+    names = sorted({name for line in history.losses for name in line} - OWN)
+    return {name: "{:.4g} to {:.4g}".format(*tenths(history.values(name))) for name in names}
+
+
+def tenths(values: Sequence[float]) -> tuple[float, float]:
+    """The means of the first and of the last tenth of some values."""
+    tenth = max(1, len(values) // 10)
+    return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth
+
+
+def displaced(history: History) -> list[str]:
+    """A note where the kept traces became less likely while they were preferred: what took their place is neither."""
+    first, last = tenths(history.values("chosen_nll"))
+    if last <= first:
+        return []
+    return [
+        f"the kept traces became less likely while they were preferred (NLL {first:.4g} to {last:.4g} a trace): look "
+        "for broken answers; a lower lr or a larger dpo_beta or dpo_learned holds them"
+    ]
 
 
 _Made = tuple[Any, Any, dict[str, Any], list[str]]
