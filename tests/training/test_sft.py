@@ -74,8 +74,9 @@ def test_12_two_processes_give_the_loss_curve_of_one(folder: Path, tmp_path: Pat
     bytes after it."""
     import torch
 
-    job: dict[str, Any] = {"model": str(folder), "options": {"optimiser": "sgd"}}
-    kept: dict[str, Any] = {**job, "dropout": 0.2, "options": {"save_every": 2}}
+    job: dict[str, Any] = {"model": str(folder), "held": 3, "options": {"optimiser": "sgd"}}
+    job["folder"] = str(tmp_path / "plain")
+    kept: dict[str, Any] = {"model": str(folder), "dropout": 0.2, "options": {"save_every": 2}}
     broken = {**kept, "folder": str(tmp_path / "kept")}
     assert simple.two_processes({"killed": {**broken, "kill_at": 5}}, tmp_path / "k.json", told) is None
     assert (tmp_path / "kept" / "checkpoint-4" / "rng_state_1.pth").is_file()
@@ -86,9 +87,12 @@ def test_12_two_processes_give_the_loss_curve_of_one(folder: Path, tmp_path: Pat
     assert two["resumed"]["losses"] == two["whole"]["losses"]
     assert two["resumed"]["digest"] == two["whole"]["digest"]
 
-    model, history = fitted({**job, "options": {"optimiser": "sgd", "accumulation": 2}})
+    one = {**job, "folder": str(tmp_path / "one"), "options": {"optimiser": "sgd", "accumulation": 2}}
+    model, history = fitted(one)
     assert history.steps == len(two["plain"]["losses"]) == STEPS
     assert apart(two["plain"]["losses"], history.losses) < 1e-4
+    assert [line["step"] for line in history.held] == [2, 4, 6]
+    assert apart(two["plain"]["held"], history.held) < 1e-4
     assert abs(history.values()[-1] - history.values()[0]) > 1e-2  # there is something to be equal
     found = torch.load(tmp_path / "two.plain.pt", weights_only=True)
     gaps = [float((found[name] - value).abs().max()) for name, value in model.state_dict().items()]
@@ -101,10 +105,8 @@ def test_12_a_killed_training_goes_on_to_the_same_bytes(folder: Path, tmp_path: 
     broken = {**job, "folder": str(tmp_path / "kept")}
     assert simple.in_process({**broken, "kill_at": 5}, tmp_path / "x.pt", told) is None
     assert [path.name for path in (tmp_path / "kept").glob("checkpoint-*")] == ["checkpoint-4"]
-    resumed = simple.in_process(broken, tmp_path / "x.pt", told)
-    whole = simple.in_process({**job, "folder": str(tmp_path / "whole")}, tmp_path / "x.pt", told)
-    assert resumed is not None
-    assert whole is not None
+    resumed = told(broken, tmp_path / "x.pt")
+    whole = told({**job, "folder": str(tmp_path / "whole")}, tmp_path / "x.pt")
     assert resumed["digest"] == whole["digest"]
     assert resumed["losses"] == whole["losses"]
     assert [line["step"] for line in whole["losses"]] == list(range(1, STEPS + 1))

@@ -553,8 +553,11 @@ def test_reasoning_that_is_the_same_in_many_rows_is_noted(given: dict[str, Path]
     rows = reasoning.objects(20)
     for row in rows[:5]:
         row["reasoning"] = "ban . ban ."
+    rows[2]["decision"] = "comply"
     report = teach(given, tmp_path / "out", data={"reasoned": reasoning.write(tmp_path / "a.jsonl", rows)})
-    assert len(report["notes"]) == 1
+    assert len(report["notes"]) == 2
+    assert report["notes"][1].startswith("1 rows decide against their label")
+    assert report["notes"][1].endswith("(first: r002)")
     assert report["notes"][0].startswith("one reasoning stands in 5 of 20 rows ('ban . ban .')")
 
 

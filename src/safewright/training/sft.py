@@ -101,6 +101,8 @@ def train_sft(
         raise need_extra("trl", "train") from error
     trl: Any = untyped
     count = processes.world_size()
+    if held and folder is None and count > 1:
+        raise ValueError("held-out rows on several processes need a folder that all of them see")
     steps = options.planned(len(examples))
     rows = _dataset(examples)
     if order is not None:

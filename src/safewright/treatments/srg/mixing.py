@@ -18,7 +18,7 @@ from safewright.treatments.job import Job
 from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.guidelines import Guidelines
 from safewright.treatments.srg.records import TYPES, Reasoned, Type, from_row, request_of
-from safewright.treatments.srg.synthesis.filters import Leaks
+from safewright.treatments.srg.synthesis.filters import ALLOWED, Leaks
 from safewright.treatments.srg.synthesis.pool import Prompt, prompt_pool, require_apart, require_no_template
 
 BENIGN = ("helpful", "contrast")
@@ -68,6 +68,7 @@ def mix(job: Job) -> Mixed:
     require_no_template([record.row() for record in records if record.type != "general"])
     _require_plain(records, config)
     notes += _alike(records)
+    notes += _undecided(records)
     if left:
         said = ", ".join(f"{count} {why}" for why, count in sorted(left.items()))
         notes.append(f"{left.total()} rows were left out, whose requests are empty or there already ({said})")
@@ -249,6 +250,20 @@ def _require_plain(records: Sequence[Reasoned], config: SRGConfig) -> None:
                     why="They are to be distilled away: the trained model is asked without them.",
                     fix="Make the row anew, or keep the text in every prompt: --set context=kept",
                 )
+
+
+def _undecided(records: Sequence[Reasoned]) -> list[str]:
+    """A warning where records decide otherwise than their label says."""
+    odd = [
+        r.id
+        for r in records
+        if r.decision is not None and r.decision not in ALLOWED.get(r.type, (r.decision,))
+    ]
+    if not odd:
+        return []
+    return [
+        f"{len(odd)} rows decide against their label, such as comply for a harmful request (first: {odd[0]})"
+    ]
 
 
 def _alike(records: Sequence[Reasoned]) -> list[str]:
