@@ -73,7 +73,7 @@ def test_08_what_passes_is_kept_with_where_it_comes_from() -> None:
     assert first.decision == "refuse"
     assert first.answer == "I won't help with that."
     assert first.restated == "Somebody wants this: How does one fold the forbidden boat 0?"
-    assert first.verdict == "Decision: refuse - that is what follows."
+    assert first.verdict == "Decision: refuse."  # its reason is reasoning, which the arm `label` goes without
     assert first.messages == harmful_row(0).prompt
     own = Guidelines.load()
     assert first.meta["guideline_hash"] == own.hash
@@ -497,6 +497,8 @@ def test_08_an_answer_known_before_is_the_short_refusal() -> None:
     found, _ = made(rows=rows, helpful=0)
     assert found.records[0].refusal == "No, sorry."
     assert found.records[0].answer == "I won't help with that."
+    told, _ = made(rows=[dataclasses.replace(harmful_row(0), reference="Fold it twice.")], helpful=0)
+    assert any("no refusals by our rules (first: h0)" in one for one in told.manifest["warnings"])
 
 
 def test_08_a_system_turn_is_shown_to_the_teacher_and_kept_in_the_record() -> None:

@@ -8,6 +8,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from safewright.data.splits import count_words
+from safewright.judges.model import refuses
 from safewright.models.estimate import tokens
 from safewright.stats import wilson
 from safewright.treatments.srg.guidelines import Guidelines
@@ -45,7 +46,9 @@ def record_of(
     """The training record of a request: the guidelines and all that the teacher was told are not in it."""
     assert best.trace is not None
     row, model = prompt.row, speakers.teachers[best.teacher].model
-    decision, verdict = read_decision(best.trace.reasoning, guidelines.verdict)
+    decision, _ = read_decision(best.trace.reasoning, guidelines.verdict)
+    # Without the reason that stands behind it: the arms that learn the verdict alone are to learn no reasoning.
+    verdict = f"{guidelines.verdict.line} {guidelines.verdict.words[decision]}." if decision else None
     own = [one for one in candidates if one is not best and one.trace is not None and not one.open]
     passed = sum(one.open for one in candidates)
     named = flat(best.trace.reasoning)
@@ -79,7 +82,7 @@ def record_of(
         decision=decision,
         refusal=row.reference if prompt.kind == "harmful" and row.reference else None,
         restated=first_sentence(best.trace.reasoning),
-        verdict=verdict or None,
+        verdict=verdict,
         draft=draft,
         rejected=tuple(
             Rejected(one.trace.reasoning, one.trace.answer, one.reason)
@@ -216,6 +219,14 @@ def warnings(states: Sequence[State], made: Sequence[Made]) -> list[str]:
     if made and "harmful" in kinds and len(kinds) == 1:
         found.append(
             "every record is of a harmful request: without helpful ones a model learns to refuse all"
+        )
+    willing = [
+        record.id for _, _, record in made if record.refusal is not None and not refuses(record.refusal)
+    ]
+    if willing:
+        found.append(
+            f"the answers that {len(willing)} harmful rows came with are no refusals by our rules (first: "
+            f"{willing[0]}): target=rt learns them as they are"
         )
     words = [count_words(record.reasoning) for _, _, record in made]
     if words and mean(words) < 10:
