@@ -163,9 +163,14 @@ class Log:
 
     def __init__(self, file: Path) -> None:
         self.file = checked_path(file)
-        with disk_errors(self.file):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            with disk_errors(self.file):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                self._handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except BadInput as error:
+            raise BadInput(
+                error.what, why="Whole answers have to be kept.", fix="Give --log another file."
+            ) from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
