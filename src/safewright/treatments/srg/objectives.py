@@ -98,10 +98,13 @@ def train_other(
     if isinstance(objective, Preferring):
         notes += displaced(history)
     if isinstance(objective, OnPolicy):
-        facts["drawn"], facts["drawn_without_end"] = objective.drawn, objective.unended
-        if objective.unended > objective.drawn / 2:
+        # By the history, which is that of all processes: an objective has seen the draws of its own alone.
+        drawn = history.steps * config.batch
+        unended = drawn - round(config.batch * sum(history.values("ended")))
+        facts["drawn"], facts["drawn_without_end"] = drawn, unended
+        if unended > drawn / 2:
             notes.append(
-                f"{objective.unended} of {objective.drawn} drawn answers did not end within {config.kl_tokens} tokens "
+                f"{unended} of {drawn} drawn answers did not end within {config.kl_tokens} tokens "
                 "(kl_tokens): what lies behind was not trained"
             )
     return Other(model, history, objective.parts[0], facts, tuple(notes))
