@@ -37,7 +37,7 @@ class Arm:
 
 
 def _own() -> dict[str, Arm]:
-    arms = {name: Arm(options) for name, options in OPTIONS.items()}
+    arms = {name: Arm(dict(options)) for name, options in OPTIONS.items()}
     # Only a student that follows guidelines it is shown has anything to distil.
     kl = {**OPTIONS["on_policy_kl"], "kl_tokens": 30, "steps": 100}
     arms["on_policy_kl"] = Arm(kl, student="context")
@@ -62,7 +62,7 @@ def ablation(name: str, replay: bool) -> dict[str, Arm]:
     """The further arms of an ablation: harmful objects in training, or a teacher that errs under three filters."""
     if name == "scale":
         return {
-            f"{target}_{count}": Arm(OPTIONS[target], harmful=count, replay=replay)
+            f"{target}_{count}": Arm(dict(OPTIONS[target]), harmful=count, replay=replay)
             for target in ("rt", "srg")
             for count in SCALES
         }
