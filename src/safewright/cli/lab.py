@@ -121,6 +121,38 @@ def town(
         print(f"next: {command}")
 
 
+@app.command()
+def reasoning(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the rows, and a link to the model.")],
+    seed: options.Seed = 0,
+    json: options.JsonOut = False,
+) -> None:
+    """Train a model that helps with everything, and write rows that teach it to reason about safety."""
+    from safewright.cli import demonstrating
+    from safewright.lab import build_reasoning, reasoning_world, skills, write_reasoning
+
+    made = reasoning_world(seed)
+    files = write_reasoning(made, out / "data")
+    with console.progress() as progress:
+        folder = build_reasoning(made, progress=demonstrating.steps(progress))
+    link = out / "base"
+    if not link.exists():
+        link.symlink_to(folder.resolve(), target_is_directory=True)
+    found = skills(folder, made)
+    data = out / "data"
+    command = (
+        f"safewright treat srg --model student={link} --data reasoned={data / 'reasoned.jsonl'} "
+        f"--data general={data / 'general.jsonl'} --set lora_rank=0 --set lr=5e-4 --set steps=200 --out {out / 'srg'}"
+    )
+    if json:
+        console.result({"model": link, "data": files, "skills": found, "command": command})
+    else:
+        print(f"model: {link}")
+        print(f"data: {data}")
+        print(f"skills: {min(v for k, v in found.items() if k != 'refusal'):.2f} at least")
+        print(f"next: {command}")
+
+
 def _print_table(
     table: Mapping[int, Mapping[Any, dict[str, float]]], means: Mapping[Any, dict[str, float]]
 ) -> None:

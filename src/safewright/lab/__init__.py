@@ -2,7 +2,7 @@
 
 from safewright.lab.cache import cache_folder
 from safewright.lab.forgetting import evaluate_people, people_of
-from safewright.lab.judge import ExactJudge, LeakJudge, exact_rate
+from safewright.lab.judge import ExactJudge, LeakJudge, ProcedureJudge, exact_rate
 from safewright.lab.longsafety import (
     SAFE_ARMS,
     LongWorld,
@@ -20,6 +20,19 @@ from safewright.lab.people import (
     build_people,
     people_world,
     write_people,
+)
+from safewright.lab.reasoning import (
+    REASONING_ROLES,
+    ReasoningSizes,
+    ReasoningWorld,
+    reasoning_world,
+)
+from safewright.lab.reasoning_model import (
+    build_reasoning,
+    procedure_judge,
+    reasoning_of,
+    skills,
+    write_reasoning,
 )
 from safewright.lab.refusal import (
     ARMS,
@@ -44,6 +57,7 @@ __all__ = [
     "FINE_TUNES",
     "PERSON_ARMS",
     "PERSON_ROLES",
+    "REASONING_ROLES",
     "ROLES",
     "SAFE_ARMS",
     "ExactJudge",
@@ -51,6 +65,9 @@ __all__ = [
     "Lesson",
     "LongWorld",
     "PeopleWorld",
+    "ProcedureJudge",
+    "ReasoningSizes",
+    "ReasoningWorld",
     "RefusalWorld",
     "Shape",
     "Sizes",
@@ -58,6 +75,7 @@ __all__ = [
     "build",
     "build_long",
     "build_people",
+    "build_reasoning",
     "cache_folder",
     "evaluate",
     "evaluate_people",
@@ -68,12 +86,17 @@ __all__ = [
     "long_world",
     "people_of",
     "people_world",
+    "procedure_judge",
+    "reasoning_of",
+    "reasoning_world",
     "refusal_world",
     "shape_of",
+    "skills",
     "tiny_folder",
     "training_rows",
     "word_tokenizer",
     "write_cases",
     "write_people",
+    "write_reasoning",
     "write_rows",
 ]
