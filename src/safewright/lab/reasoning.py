@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -107,7 +107,6 @@ class ReasoningWorld:
     things: tuple[Thing, ...]
     forbidden: tuple[str, ...]
     allowed: tuple[str, ...]
-    consequences: Mapping[str, str]
     alarming: tuple[str, ...]
     calm: tuple[str, ...]
     names: tuple[str, ...]
@@ -327,7 +326,7 @@ def reasoning_world(seed: int = 0, sizes: ReasoningSizes = SIZES) -> ReasoningWo
     glue = text.glue()
     groups = word_groups(
         {
-            "object": count, "foreign": count, "category": sizes.categories, "consequence": sizes.categories,
+            "object": count, "foreign": count, "category": sizes.categories,
             "step": STEPS, "alarming": VERBS, "calm": VERBS, "name": NAMES,
         },
         seed=seed,
@@ -354,7 +353,6 @@ def reasoning_world(seed: int = 0, sizes: ReasoningSizes = SIZES) -> ReasoningWo
         things=things,
         forbidden=kinds[:half],
         allowed=kinds[half:],
-        consequences=dict(zip(kinds, groups["consequence"], strict=True)),
         alarming=groups["alarming"],
         calm=groups["calm"],
         names=groups["name"],

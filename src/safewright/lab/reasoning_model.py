@@ -127,7 +127,7 @@ def skills(folder: Path, world: ReasoningWorld | None = None) -> dict[str, float
     asked: dict[str, list[tuple[str, str]]] = {}
     for form in ("plain", *text.WRAPPERS):
         ways = [draw.choice(known.forms(thing, form, verbs)) for thing in things]
-        asked[f"howto[{form}]"] = [(way.sent, way.thing.procedure) for way in ways]
+        asked[f"howto[{form}]"] = [(way.sent, text.UNTHOUGHT.format(p=way.thing.procedure)) for way in ways]
         asked[f"restate[{form}]"] = [
             (draw.choice(text.RESTATE).format(q=way.sent), way.thing.links["restatement"]) for way in ways
         ]
