@@ -31,12 +31,13 @@ format: $(VENV)/ok
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Claims of every replicated paper, at the declared seeds, with the size axis; takes three hours on one core.
+# Claims of every replicated paper, at the declared seeds, with the size axis; takes four hours on one core.
 # Real text beside ReLearn's lab: SAFEWRIGHT_KNOWUNDO=FOLDER make replicate
 replicate: $(VENV)/ok
 	$(BIN)/safewright replicate safe_delta --seed-list 100,101,102 --widths 128,256,512 --out runs/replicate/safe_delta
 	$(BIN)/safewright replicate longsafety --seed-list 100,101,102,103,104 --out runs/replicate/longsafety
 	$(BIN)/safewright replicate relearn --seed-list 100,101,102,103,104 --out runs/replicate/relearn
+	$(BIN)/safewright replicate srg --seed-list 100,101,102,103,104 --out runs/replicate/srg
 
 bench: $(VENV)/ok
 	$(BIN)/python benchmarks/throughput.py
