@@ -22,6 +22,7 @@ __all__ = ["CLAIMS", "OPTIONS", "PAPER", "SEEDS", "VERSION", "check", "study"]
 VERSION = "1"
 PAPER = "2502.04040"
 OPTIONS = {
+    "arms": "Only these of all arms, with commas.",
     "ablation": "scale (6, 18, 60 harmful objects) or teacher (30 % wrong traces, three filters): these arms only.",
     "replay": "Whether the arms of an ablation rehearse facts: on (default) or off.",
 }
@@ -36,29 +37,53 @@ def check(options: Mapping[str, str]) -> None:
     """Pass when the options have values there are.
 
     Raises:
-        BadInput: One has another, or replay is given without an ablation.
+        BadInput: One has another, an arm is unknown, or options are given that do not go together.
     """
     for name, value in options.items():
-        if value not in CHOICES[name]:
+        if name in CHOICES and value not in CHOICES[name]:
             raise BadInput(f"{name} is {value!r}.", fix=nearest(value, CHOICES[name]))
+    if "arms" in options:
+        if "ablation" in options:
+            raise BadInput(
+                "arms is given beside an ablation, which has its own.", fix="Leave one of them out."
+            )
+        chosen(options["arms"])
     if "replay" in options and "ablation" not in options:
         raise BadInput("replay is given without an ablation.", fix="Add --set ablation=scale or teacher.")
+
+
+def chosen(names: str) -> dict[str, Arm]:
+    """The arms of a list with commas, in the order of the table.
+
+    Raises:
+        BadInput: There is none in it, or one is unknown.
+    """
+    named = [name.strip() for name in names.split(",") if name.strip()]
+    for name in named:
+        if name not in ARMS:
+            raise BadInput(f"There is no arm {name!r}.", fix=nearest(name, ARMS))
+    if not named:
+        raise BadInput(f"arms is {names!r}, and names none.", fix=f"Some of: {', '.join(ARMS)}.")
+    return {name: arm for name, arm in ARMS.items() if name in named}
 
 
 def study(work: Study) -> Outcome:
     """Train and ask all arms, seed by seed; finished arms are not run again.
 
-    The world's model has one size: widths are not varied. An ablation has a table and no claims.
+    The world's model has one size: widths are not varied. An ablation, and a choice of arms, have a table and no
+    claims.
     """
     arms: Mapping[str, Arm] = ARMS
     if "ablation" in work.options:
         arms = ablation(work.options["ablation"], work.options.get("replay", "on") == "on")
+    elif "arms" in work.options:
+        arms = chosen(work.options["arms"])
     table = {seed: seed_table(work, seed, arms) for seed in work.seeds}
     names = ["base", *arms]
     if "context" in arms:
         names.insert(names.index("context") + 1, ABSENT)
     rows = [{"arm": name, **{key: _mean(table, f"{name}.{key}") for key in SHOWN}} for name in names]
-    if "ablation" in work.options:
+    if work.options:
         return Outcome(("arm", *SHOWN), tuple(rows), (), (), (NOTE,))
     notes = (NOTE, *_draws(table), *_closed(table), *_links(table), *_states(table), *_by_seed(table))
     return Outcome(("arm", *SHOWN), tuple(rows), judged([*table.values()]), (), notes)
