@@ -132,23 +132,22 @@ def reasoning(
     from safewright.lab import build_reasoning, reasoning_world, skills, write_reasoning
 
     made = reasoning_world(seed)
-    files = write_reasoning(made, out / "data")
+    files = write_reasoning(made, out)
     with console.progress() as progress:
         folder = build_reasoning(made, progress=demonstrating.steps(progress))
     link = out / "base"
     if not link.exists():
         link.symlink_to(folder.resolve(), target_is_directory=True)
     found = skills(folder, made)
-    data = out / "data"
     command = (
-        f"safewright treat srg --model student={link} --data reasoned={data / 'reasoned.jsonl'} "
-        f"--data general={data / 'general.jsonl'} --set lora_rank=0 --set lr=5e-4 --set steps=200 --out {out / 'srg'}"
+        f"safewright treat srg --model student={link} --data reasoned={out / 'reasoned.jsonl'} "
+        f"--data general={out / 'general.jsonl'} --set lora_rank=0 --set lr=5e-4 --set steps=200 --out {out / 'srg'}"
     )
     if json:
         console.result({"model": link, "data": files, "skills": found, "command": command})
     else:
         print(f"model: {link}")
-        print(f"data: {data}")
+        print(f"data: {out}")
         print(f"skills: {min(v for k, v in found.items() if k != 'refusal'):.2f} at least")
         print(f"next: {command}")
 
