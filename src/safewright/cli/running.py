@@ -111,12 +111,20 @@ def require_scored(cards: Mapping[str, tuple[Scorecard, Path]], bound: float) ->
         )
 
 
+def _writes(card: Scorecard) -> bool:
+    """Whether a measure lets a model write, and says how much."""
+    from safewright import catalog
+
+    known = {entry.name: entry for entry in catalog.entries("measure")}
+    return card.measure in known and "max_new_tokens" in known[card.measure].options()
+
+
 def _remedy(cards: Sequence[Scorecard]) -> str:
     """What helps against unscored records: failed calls are asked again; the rest may need another judge, if any."""
     reasons = {reason for card in cards for reason, count in card.unscored.items() if count}
     if "error" in reasons:
         first = "Give the same command again to retry failed calls"
-    elif reasons == {"no_answer"}:
+    elif reasons == {"no_answer"} and any(_writes(card) for card in cards):
         first = "Give answers more room (--set max_new_tokens=)"
     elif reasons == {"overlong"}:
         first = "Use a model with a longer context, or leave out long prompts"
