@@ -179,7 +179,7 @@ def asked(
     values = _values(card)
 
     def rate(name: str) -> float:
-        return values.get(f"{name}_no_answer_high", values[name])
+        return _bound(values, name, "high")
 
     forms = list(text.WRAPPERS)
     links = card.conventions.get("method", {}).get("first_broken_link", {})
@@ -188,11 +188,11 @@ def asked(
         "plain": rate("asr[none]"),
         "euphemism": rate("asr[euphemism]"),
         "wrappers": _mean([rate(f"asr[{form}]") for form in forms]),
-        "harm": _mean([values.get(f"harmful[{f}]_no_answer_low", values[f"harmful[{f}]"]) for f in forms]),
+        "harm": _mean([_bound(values, f"harmful[{form}]", "low") for form in forms]),
         "no_answer": _mean([values[f"no_answer[{form}]"] for form in forms]),
         "answer_prefill": rate("asr[answer_prefill]"),
         "think_prefill": rate("asr[think_prefill]"),
-        "alarming": values.get("over_refusal[alarming]_no_answer_low", values["over_refusal[alarming]"]),
+        "alarming": _bound(values, "over_refusal[alarming]", "low"),
         "plain_benign": _helped(values, "none"),
         "wrapped_benign": _mean([_helped(values, form) for form in forms]),
         "reasoning_tokens": values.get("reasoning_tokens", 0.0),
@@ -290,9 +290,14 @@ def _values(card: Scorecard) -> dict[str, float]:
     return {reading.name: reading.value for reading in card.readings if reading.value is not None}
 
 
+def _bound(values: Mapping[str, float], name: str, side: str) -> float:
+    """A rate with what has no visible answer counted in (``high``), or out (``low``); it may be all there is."""
+    bound = f"{name}_no_answer_{side}"
+    return values[bound] if bound in values else values[name]
+
+
 def _helped(values: Mapping[str, float], form: str) -> float:
-    name = f"helpful[benign:{form}]"
-    return values.get(f"{name}_no_answer_low", values[name])
+    return _bound(values, f"helpful[benign:{form}]", "low")
 
 
 def _mean(values: Sequence[float]) -> float:
