@@ -15,9 +15,13 @@ import pytest
 
 from safewright.cli.main import run
 from safewright.errors import BadInput, Incomplete
+from safewright.models.chat import THINK, start
+from safewright.models.serving.app import check_opening
 from safewright.models.serving.events import End, Opening, Piece
+from safewright.models.serving.local import unseen_tokens
 from safewright.models.serving.replies import Log, Telling
-from safewright.models.serving.requests import Asked
+from safewright.models.serving.requests import Asked, Refused, read_request
+from safewright.models.serving.upstream import goes_on_inside
 from tests import tiny
 from tests.models.fault_server import FaultServer, Reply, complains, said
 from tests.models.thinking import Served, serving
@@ -103,6 +107,21 @@ def test_11_a_block_that_the_unseen_template_opened(served: Served, behind: Faul
     assert (text_of(found), "secret" in found.text) == ("Fold.", False)
 
 
+def test_11_an_unseen_template_and_too_few_tokens_show_nothing(served: Served, behind: FaultServer) -> None:
+    behind.behave = lambda request, number: sent(
+        {"content": "the secret"}, {"content": " plan"}, end="length"
+    )
+    found = ask(served.base, stream=True, max_tokens=2)
+    assert ("secret" in found.text, '"no_answer": true' in found.text) == (False, True)
+    row = last_row(served)
+    assert (row["shown"], row["answer"], row["closed"], row["reasoning"]) == (
+        "",
+        "",
+        False,
+        "the secret plan",
+    )
+
+
 def test_11_reasoning_that_the_server_split_off_is_not_passed_on(served: Served, behind: FaultServer) -> None:
     deltas = ({"reasoning_content": "the </think> sec"}, {"reasoning_content": "ret"}, {"content": "Fold."})
     behind.behave = lambda request, number: sent(*deltas)
@@ -126,6 +145,7 @@ def test_11_reasoning_that_the_server_split_off_is_not_passed_on(served: Served,
         (complains(401, "bad key sesame"), 502, "bad key ***"),
         (Reply(b"<html>welcome</html>"), 502, "not JSON"),
         (Reply(b"{}"), 502, "choices"),
+        (complains(307, "elsewhere"), 502, "elsewhere"),
         (Reply(b'{"choices": [{"message": {"content": 7}, "finish_reason": "stop"}]}'), 502, "no text"),
         (Reply(b'{"choices": [{"message": {"content": "x"}}]}'), 502, "broke"),
     ],
@@ -148,6 +168,19 @@ def test_a_stream_that_breaks_off_ends_with_an_error(served: Served, behind: Fau
         "The server behind broke its answer off.",
         "Fold",
     )
+
+
+def test_half_a_character_gets_a_reply(served: Served, behind: FaultServer) -> None:
+    behind.behave = lambda request, number: said("<think>a</think>Fold \ud83d")
+    found = ask(served.base)
+    assert (found.status_code, json.loads(found.content)["choices"][0]["message"]["content"]) == (
+        200,
+        "Fold \ud83d",
+    )
+    typed = {"content-type": "application/json"}
+    where = f"{served.base}/chat/completions"
+    odd = httpx.post(where, content=b'{"\\ud83d": 1}', headers=typed, trust_env=False, timeout=30)
+    assert odd.status_code == 400
 
 
 def test_a_folder_says_how_the_server_behind_is_read(behind: FaultServer, tmp_path: Path) -> None:
@@ -246,3 +279,63 @@ def test_a_telling_that_is_left_says_so() -> None:
     )
     telling.take(End("stop", 3, 4))
     assert (telling.row()["broken"], telling.answer, telling.no_answer) == ("", "Fold", False)
+
+
+def test_the_end_of_what_broke_off_is_not_told_as_shown() -> None:
+    asked = Asked("toy", ({"role": "user", "content": "a"},), {}, stream=True)
+    telling = Telling("one", asked, THINK, "toy@x")
+    telling.take(Opening(False, True, {}))
+    assert telling.take(Piece("Fold <thi", "Fold <thi")) == "Fold"
+    assert telling.take(End("error", error="gone")) == ""
+    assert (telling.row()["shown"], telling.row()["broken"]) == ("Fold", "gone")
+    split = Telling("two", asked, THINK, "toy@x")
+    split.take(Opening(False, False, {}))
+    split.take(Piece("the secret", "the secret", thought=True))
+    assert split.take(End("length")) == ""
+    assert (split.row()["closed"], split.row()["no_answer"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("opening", "template", "expected"),
+    [
+        ("<think> the user", False, (True, True)),
+        ("<think> the user", None, (True, True)),
+        ("<think></think> Sure", True, (False, True)),
+        ("plan </think> Sure", None, (False, True)),
+        ("Sure", True, (True, True)),
+        ("Sure", None, (False, False)),
+        (None, False, (False, True)),
+    ],
+)
+def test_11_a_block_that_a_client_began_before_a_running_server(
+    opening: str | None, template: bool | None, expected: tuple[bool, bool]
+) -> None:
+    chat: Any = ({"role": "user", "content": "a <think>"},)
+    asked = Asked("toy", chat if opening is None else start(chat, opening), {})
+    assert goes_on_inside(asked, THINK, template) == expected
+
+
+def test_11_a_client_cannot_begin_half_a_marker() -> None:
+    chat: Any = ({"role": "user", "content": "a <thi"},)
+    check_opening(Asked("toy", chat, {}), THINK)
+    check_opening(Asked("toy", start(chat, "<think> a"), {}), THINK)
+    for opening in ("<thi", "Sure <think", "Sure <th\n"):
+        with pytest.raises(Refused, match="inside the marker"):
+            check_opening(Asked("toy", start(chat, opening), {}), THINK)
+
+
+def test_11_markers_of_several_special_tokens_stay_in_the_text() -> None:
+    class Words:
+        all_special_ids = (1, 2, 3, 4)
+        all_special_tokens = ("<|channel|>", "<|message|>", "<|end|>", "<pad>")
+
+    visible = {"open": "<|channel|>analysis<|message|>", "close": "<|end|>"}
+    assert unseen_tokens(Words, visible) == {4}
+
+
+def test_neutral_values_are_taken_however_they_are_written() -> None:
+    plain = {"model": "toy", "messages": [{"role": "user", "content": "a"}]}
+    read_request({**plain, "frequency_penalty": 0.0, "n": 1, "logprobs": False}, ["toy"], most_tokens=9)
+    for change in ({"n": True}, {"logprobs": 0}, {"presence_penalty": 0.1}):
+        with pytest.raises(Refused, match="not supported"):
+            read_request({**plain, **change}, ["toy"], most_tokens=9)

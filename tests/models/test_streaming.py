@@ -95,6 +95,10 @@ def test_a_prompt_nobody_saw_keeps_text_back_until_it_is_clear() -> None:
     plain = ReasoningFilter()
     assert plain.feed("no block at all") == ""
     assert plain.close() == ("no block at all", False)
+    cut = ReasoningFilter()
+    cut.feed("who knows what <thi")
+    assert cut.close(cut=True) == ("", True)
+    assert cut.reasoning == "who knows what <thi"
     clear = ReasoningFilter()
     assert clear.feed("<think>a</think>b") == "b"  # it opened the block itself: what follows is clear
 

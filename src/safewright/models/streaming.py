@@ -39,11 +39,17 @@ class ReasoningFilter:
         self._rest += chunk
         return self._advance(last=False)
 
-    def close(self) -> tuple[str, bool]:
+    def close(self, *, cut: bool = False) -> tuple[str, bool]:
         """The end of the output: the visible text that was kept back, and whether there is no answer.
 
         There is none where a block was never closed, or nothing visible was written.
+
+        Args:
+            cut: Whether the output did not come to its own end. Where the prompt is not known, text without any
+                marker is then reasoning: the marker that ends it may have been yet to come.
         """
+        if cut and self._inside is None and self._open not in self._rest and self._close not in self._rest:
+            self._inside = True
         shown = self._advance(last=True)
         self._ended = True
         return shown, not self.answer
@@ -79,7 +85,7 @@ class ReasoningFilter:
             before, found, after = self._rest.partition(marker)
             parts = self._thought if self._inside else self._answer
             if not found:
-                kept = len(before) if last else _may_begin(before, marker)
+                kept = len(before) if last else may_begin(before, marker)
                 shown.append("" if self._inside else parts.add(before[:kept]))
                 if self._inside:
                     parts.add(before[:kept])
@@ -95,8 +101,8 @@ class ReasoningFilter:
         text = self._rest
         opens, closes = text.find(self._open), text.find(self._close)
         if not last:  # a marker whose end is yet to come may begin before one that is there
-            opens = _first(opens, _may_begin(text, self._open), len(text))
-            closes = _first(closes, _may_begin(text, self._close), len(text))
+            opens = _first(opens, may_begin(text, self._open), len(text))
+            closes = _first(closes, may_begin(text, self._close), len(text))
             first = min((place for place in (opens, closes) if place >= 0), default=-1)
             if first < 0 or not (text.startswith(self._open, first) or text.startswith(self._close, first)):
                 return None
@@ -140,7 +146,7 @@ class _Parts:
         self._space, self._begun = "", False
 
 
-def _may_begin(text: str, marker: str) -> int:
+def may_begin(text: str, marker: str) -> int:
     """Where at the end of a text a marker may have begun, of which the rest is yet to come; else its length."""
     for start in range(max(0, len(text) - len(marker) + 1), len(text)):
         if marker.startswith(text[start:]):

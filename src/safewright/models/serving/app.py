@@ -8,14 +8,16 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from safewright.errors import SafewrightError, need_extra
+from safewright.models.chat import started
 from safewright.models.serving.events import End, Event, Opening, Source
 from safewright.models.serving.replies import Log, Telling, sse
-from safewright.models.serving.requests import Refused, read_request
+from safewright.models.serving.requests import Asked, Refused, read_request
+from safewright.models.streaming import may_begin
 
 LARGEST_REQUEST = 8 * 2**20
 """Bytes of a request."""
@@ -42,7 +44,7 @@ def build_app(
     """
     try:
         import fastapi
-        from fastapi.responses import JSONResponse, StreamingResponse
+        from fastapi.responses import Response, StreamingResponse
         from starlette.background import BackgroundTask
         from starlette.exceptions import HTTPException
     except ImportError as error:
@@ -58,28 +60,33 @@ def build_app(
 
     app = fastapi.FastAPI(title="Safewright", lifespan=life, openapi_url=None)
 
+    def told(payload: Any, status: int = 200) -> Any:
+        # Escaped throughout: half of a surrogate pair, which a request or a server may bring, has no other form.
+        return Response(json.dumps(payload), status, media_type="application/json")
+
     async def refused(_: Any, error: Any) -> Any:
-        return JSONResponse(error.plain(), error.status)
+        return told(error.plain(), error.status)
 
     async def unknown(request: Any, error: Any) -> Any:
-        told = Refused(error.status_code, f"{error.detail}: {request.method} {request.url.path}.")
-        return JSONResponse(told.plain(), error.status_code)
+        why = Refused(error.status_code, f"{error.detail}: {request.method} {request.url.path}.")
+        return told(why.plain(), error.status_code)
 
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(HTTPException, unknown)
 
     async def health(_: Any) -> Any:
-        return JSONResponse({"status": "ok"})
+        return told({"status": "ok"})
 
     async def models(request: Any) -> Any:
         _let_in(request, key)
         entry = {"id": source.name, "object": "model", "created": since, "owned_by": "safewright"}
-        return JSONResponse({"object": "list", "data": [entry | dict(source.facts)]})
+        return told({"object": "list", "data": [entry | dict(source.facts)]})
 
     async def complete(request: Any) -> Any:
         _let_in(request, key)
         payload = await _body(request)
         asked = read_request(payload, [source.name], most_tokens=most_tokens, openings=openings)
+        check_opening(asked, source.visible)
         telling = Telling(f"chatcmpl-{uuid.uuid4().hex}", asked, source.visible, source.model)
         events = _heard(source.events(asked), telling, log)
         try:
@@ -88,7 +95,7 @@ def build_app(
             await events.aclose()
             raise
         if not asked.stream:
-            return JSONResponse(await _whole(events, telling, request))
+            return told(await _whole(events, telling, request))
         lines = _lines(events, telling)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(
@@ -106,6 +113,13 @@ def _let_in(request: Any, key: str | None) -> None:
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if key is not None and not hmac.compare_digest(given.encode(), key.encode()):
         raise Refused(401, "The request carries no valid key.", code="invalid_api_key")
+
+
+def check_opening(asked: Asked, visible: Mapping[str, str]) -> None:
+    """Refuse a begun answer whose end the model could make an opening marker of: half a marker hides nothing."""
+    words = (started(asked.chat) or "").rstrip()
+    if may_begin(words, visible["open"]) < len(words):
+        raise Refused(400, f"The begun answer ends inside the marker {visible['open']}.", param="messages")
 
 
 async def _body(request: Any) -> Any:

@@ -41,13 +41,7 @@ class LocalSource:
         self.ending = ending
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="safewright-serve")
         self._waiting = 0
-        shown = set(model.visible.values())
-        words = model.tokenizer
-        self._unseen = frozenset(
-            token
-            for token, text in zip(words.all_special_ids, words.all_special_tokens, strict=True)
-            if text not in shown
-        )
+        self._unseen = unseen_tokens(model.tokenizer, model.visible)
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -136,6 +130,12 @@ class LocalSource:
     async def aclose(self) -> None:
         self._turns.shutdown(wait=True, cancel_futures=True)
         self._model.close()
+
+
+def unseen_tokens(tokenizer: Any, visible: Mapping[str, str]) -> frozenset[int]:
+    """Special tokens that are not text. Those that markers consist of are: without them no marker is found."""
+    pairs = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
+    return frozenset(token for token, text in pairs if not any(text in marker for marker in visible.values()))
 
 
 def _overlong(found: Generation) -> str:

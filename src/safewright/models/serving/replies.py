@@ -67,8 +67,8 @@ class Telling:
 
     def _close(self, end: End) -> str:
         self.end = end
-        rest, self.no_answer = self._filter.close()
-        return self._send(rest)
+        rest, self.no_answer = self._filter.close(cut=end.stop != "stop")
+        return "" if end.stop == "error" else self._send(rest)  # nobody gets the end of what broke off
 
     def _send(self, text: str) -> str:
         if text:
@@ -109,7 +109,7 @@ class Telling:
             "shown": "".join(self._sent)
             if self.asked.stream
             else (self.answer if self.end and not broken else ""),
-            "closed": self._filter.closed,
+            "closed": self._filter.closed and (self._bounded or not self._thought),
             "no_answer": self.no_answer,
             "stop": self.end.stop if self.end else "error",
             "tokens": self.usage(),

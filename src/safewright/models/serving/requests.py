@@ -110,7 +110,9 @@ def read_request(payload: Any, names: Collection[str], *, most_tokens: int, open
             )
     for field, taken in NEUTRAL.items():
         value = payload.get(field)
-        if value is not None and not any(value == one and isinstance(value, type(one)) for one in taken):
+        if value is not None and not any(
+            value == one and isinstance(value, bool) is isinstance(one, bool) for one in taken
+        ):
             why = f" {_WHY[field]}" if field in _WHY else ""
             raise Refused(400, f"{field} is not supported here.{why} Leave it out.", param=field)
     model = payload.get("model")

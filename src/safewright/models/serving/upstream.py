@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from safewright.models._http import LARGEST_REPLY, STOPS, api_key, open_client
-from safewright.models.chat import STARTED
+from safewright.models.chat import STARTED, split_reasoning, started
 from safewright.models.endpoint import parse_endpoint
 from safewright.models.recipes import check_decoding
 from safewright.models.serving.events import End, Event, Opening, Piece
@@ -56,7 +56,7 @@ class UpstreamSource:
         payload = self._payload(asked, how)
         async with self._reply(payload) as response:
             # Where nobody knows whether the prompt opened a block, the filter finds out.
-            yield Opening(bool(self._opened), self._opened is not None, how)
+            yield Opening(*goes_on_inside(asked, self.visible, self._opened), how)
             found = _Told()
             async for reply in self._replies(response, streamed=asked.stream):
                 for piece in found.take(reply):
@@ -95,10 +95,8 @@ class UpstreamSource:
                 if not 200 <= response.status_code < 300:
                     words = (await _read(response))[:2000].decode("utf-8", "replace")
                     told = _message(words)
-                    if response.status_code < 500 and response.status_code not in (
-                        401,
-                        403,
-                    ):  # our key's matter
+                    ours = response.status_code in (401, 403)  # the key is this server's matter
+                    if 400 <= response.status_code < 500 and not ours:
                         raise Refused(response.status_code, f"The server behind refuses this: {told}")
                     raise Refused(502, f"The server behind failed (HTTP {response.status_code}): {told}")
                 yield response
@@ -121,6 +119,20 @@ class UpstreamSource:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def goes_on_inside(asked: Asked, visible: Mapping[str, str], opened: bool | None) -> tuple[bool, bool]:
+    """Whether the model goes on inside a block of reasoning, and whether that is known.
+
+    Args:
+        asked: The request; a client may have begun the answer, and in it a block.
+        visible: The markers.
+        opened: Whether the template opens a block in the prompt; None where that is not known.
+    """
+    words = started(asked.chat)
+    if words is not None and any(marker in words for marker in visible.values()):
+        return not split_reasoning(words, visible, opened=bool(opened))[2], True
+    return bool(opened), opened is not None
 
 
 class _Told:
