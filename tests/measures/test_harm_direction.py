@@ -210,6 +210,23 @@ def test_rows_without_a_trace_are_unscored_and_counted(folder: Path, tmp_path: P
     assert any("answers have no verdict" in note for note in card.conventions["method"]["notes"])
 
 
+def test_answers_that_could_not_be_had_are_failures_and_no_silence(folder: Path, tmp_path: Path) -> None:
+    said: list[Generation] = []
+
+    def fails(text: str) -> Generation:
+        failed = Generation("", "", "", True, "overlong", 0, "no room")
+        said.append(failed if len(said) % 8 == 0 else silent(text))
+        return said[-1]
+
+    card = measure_model("harm_direction", Reasoning(load(folder), fails), data=DATA, run=tmp_path / "a")
+    none = sum(one.stop != "overlong" and not one.reasoning for one in said)
+    assert none > 0
+    assert card.unscored == {"overlong": 4, "no_answer": none}
+    (rate,) = [reading for reading in card.readings if reading.name == "no_trace"]
+    assert (rate.value, rate.n, rate.unscored) == (none / 28, 28, 4)
+    assert "target: 4 of 32 answers could not be had" in card.conventions["method"]["notes"]
+
+
 def test_a_killed_run_asks_for_the_rest_and_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     measure_model("harm_direction", Reasoning(load(folder), reasons), data=DATA, run=whole)

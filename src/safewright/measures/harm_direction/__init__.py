@@ -104,6 +104,9 @@ def _look(
 
 def _record(row: Row, looks: Looks, said: Traces) -> Record:
     own = str(row.meta["set"])
+    trace = said.get(AFTER, {}).get(row.id)
+    # A verdict that was not written is the model's doing; a prompt without room, or a failure, is not.
+    silent = trace is not None and not trace.failed and trace.before.text is None
     scores: dict[str, float | None] = {}
     status: dict[str, Status] = {}
     why = ""
@@ -111,10 +114,9 @@ def _record(row: Row, looks: Looks, said: Traces) -> Record:
         name = f"projection_{own}_{position}"
         s = found.projections.get(row.id, (None,))[-1]
         scores[name] = s
-        status[name] = "ok" if s is not None else "no_answer" if row.id in found.why else "error"
+        status[name] = "ok" if s is not None else "no_answer" if silent and position == DECISION else "error"
         if s is None:
             why = why or found.why.get(row.id) or "; ".join(found.notes)
-    trace = said.get(AFTER, {}).get(row.id)
     return Record(
         id=row.id,
         input=row.prompt,
@@ -151,9 +153,12 @@ def _findings(rows: Sequence[Row], looks: Looks, said: Traces, config: HarmDirec
     layers = {role: next(iter(by.values())).layers for role, by in looks.items() if by}
     notes = [note for found in both for note in found.notes]
     for role, by in said.items():
-        none = sum(traced.before.text is None for traced in by.values())
+        had = [traced for traced in by.values() if not traced.failed]
+        none = sum(traced.before.text is None for traced in had)
+        if len(had) < len(by):
+            notes.append(f"{role}: {len(by) - len(had)} of {len(by)} answers could not be had")
         if none and _reasons(by):
-            notes.append(f"{role}: {none} of {len(by)} answers have no verdict to stop before")
+            notes.append(f"{role}: {none} of {len(had)} answers have no verdict to stop before")
         elif none:
             notes.append(f"{role} never reasons before it answers: it has no decision token")
     return Findings(
@@ -182,8 +187,9 @@ def _findings(rows: Sequence[Row], looks: Looks, said: Traces, config: HarmDirec
 
 
 def _untraced(role: str, said: Mapping[str, Traced]) -> Reading:
-    values = [float(traced.before.text is None) for traced in said.values()]
-    return rate_reading("no_trace" + ("" if role == AFTER else f"/model/{role}"), values)
+    values = [float(traced.before.text is None) for traced in said.values() if not traced.failed]
+    name = "no_trace" + ("" if role == AFTER else f"/model/{role}")
+    return rate_reading(name, values, unscored=len(said) - len(values))
 
 
 def _shared(rows: Sequence[Row]) -> int:

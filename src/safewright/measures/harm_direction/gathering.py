@@ -32,6 +32,11 @@ class Traced:
     generation: Generation
     before: Before
 
+    @property
+    def failed(self) -> bool:
+        """Whether there is no answer at all, which says nothing about how the model answers."""
+        return self.generation.stop in ("error", "overlong")
+
 
 def traces(
     role: str, model: Any, rows: Sequence[Row], config: HarmDirectionConfig, run: Run
