@@ -13,6 +13,7 @@ import torch
 
 from safewright.errors import BadInput
 from safewright.measures import measure_model
+from safewright.measures.harm_direction import clusters
 from safewright.measures.harm_direction.verdict import before_verdict
 from safewright.models import load
 from safewright.stats import auc
@@ -225,6 +226,14 @@ def test_answers_that_could_not_be_had_are_failures_and_no_silence(folder: Path,
     (rate,) = [reading for reading in card.readings if reading.name == "no_trace"]
     assert (rate.value, rate.n, rate.unscored) == (none / 28, 28, 4)
     assert "target: 4 of 32 answers could not be had" in card.conventions["method"]["notes"]
+
+
+def test_wrappings_of_one_request_are_one_cluster() -> None:
+    def row(name: str, text: str, **meta: str) -> Row:
+        return Row(name, ({"role": "user", "content": text},), None, "en", meta)
+
+    own = [row("a", "x"), row("b", "told x", goal="x"), row("c", "x backwards", goal="x"), row("d", "y")]
+    assert clusters(own) == {"a": "a", "b": "a", "c": "a", "d": "d"}
 
 
 def test_a_killed_run_asks_for_the_rest_and_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def harm_direction(
         }
         if isinstance(models[role], Deferred):
             models[role].close()  # two large models need not be in memory together
-    records = [_record(row, looks, said) for row in rows]
+    together = clusters(rows)
+    records = [_record(row, together[row.id], looks, said) for row in rows]
     return _findings(rows, looks, said, config), records
 
 
@@ -102,7 +103,13 @@ def _look(
     return found
 
 
-def _record(row: Row, looks: Looks, said: Traces) -> Record:
+def clusters(rows: Sequence[Row]) -> dict[str, str]:
+    """By each row's id, the first row that asks for the same: its wrappings are not independent of each other."""
+    first: dict[str, str] = {}
+    return {row.id: first.setdefault(goal(row), row.id) for row in rows}
+
+
+def _record(row: Row, cluster: str, looks: Looks, said: Traces) -> Record:
     own = str(row.meta["set"])
     trace = said.get(AFTER, {}).get(row.id)
     # A verdict that was not written is the model's doing; a prompt without room, or a failure, is not.
@@ -124,7 +131,7 @@ def _record(row: Row, looks: Looks, said: Traces) -> Record:
         scores=scores,
         status=status,
         why=why,
-        cluster=row.id,
+        cluster=cluster,
         lang=row.lang,
         reference=row.reference,
         generation=trace.generation if trace else None,
