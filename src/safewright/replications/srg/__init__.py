@@ -1,8 +1,9 @@
-"""SRG in miniature: refusal training, reasoning along guidelines and its controls, asked in forms they never saw.
+"""SRG in miniature: refusal training, reasoning along guidelines and its controls, under attacks they never saw.
 
 The claims are the effects that the published miniature requires, with its margins; they were written before the
 declared seeds were run. All arms are trained on the same requests in the same order, the harmful ones plain. What
-is asked is new: objects no row named, in six wrappings, with begun answers, and many times over.
+is asked is new: objects no row named, in six wrappings (which harmless rows had, and no harmful one), with begun
+answers, and many times over.
 """
 
 from __future__ import annotations
