@@ -16,7 +16,7 @@ from typing import Any
 
 from safewright import catalog
 from safewright.compose.effects import Arm, Contrast, contrasts
-from safewright.compose.folders import read_json
+from safewright.compose.folders import load_finished
 from safewright.compose.matrix import ARMS, Matrix, Told, run_matrix
 from safewright.compose.matrix_plan import Costs, MatrixPlan, plan_matrix
 from safewright.data import LoadedData, load_data
@@ -24,7 +24,7 @@ from safewright.data.loaded import chosen
 from safewright.errors import BadInput, ExitCode, nearest
 from safewright.measures import MAX_UNSCORED
 from safewright.models import resolve
-from safewright.runs import from_json, open_run
+from safewright.runs import open_run
 from safewright.runs.atomic import checked_path
 from safewright.runs.progress import Progress
 from safewright.treatments import TreatPlan, plan_treatment, run_stage
@@ -383,11 +383,4 @@ def load_ablation(folder: Path | str) -> Ablation:
     Raises:
         BadInput: The folder holds none.
     """
-    file = Path(folder) / ABLATION_FILE
-    if not file.is_file():
-        raise BadInput(
-            f"There is no {ABLATION_FILE} in {folder}.",
-            fix="Give the command that began the comparison again with the same --out: it goes on from there.",
-        )
-    found: Ablation = from_json(Ablation, read_json(file))
-    return found
+    return load_finished(folder, ABLATION_FILE, Ablation, "comparison")

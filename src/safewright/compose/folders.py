@@ -17,7 +17,7 @@ RECORDS_FILE = "records.jsonl"
 PLAN_FILE = "plan.json"
 AUDIT_FILE = "audit.json"
 
-T = TypeVar("T", Record, Scorecard)
+T = TypeVar("T")
 
 
 def load_cards(folder: Path | str) -> list[tuple[Scorecard, list[Record]]]:
@@ -94,6 +94,21 @@ def load_command(folder: Path | str) -> str:
     found = _parse(_text(file), str(file)) if file.is_file() else None
     command = found.get("command") if isinstance(found, dict) and is_plan(found) else None
     return command if isinstance(command, str) else ""
+
+
+def load_finished(folder: Path | str, file: str, kind: type[T], what: str) -> T:
+    """What a finished run left in a file of its folder.
+
+    Raises:
+        BadInput: The folder does not hold it.
+    """
+    place = Path(folder) / file
+    if not place.is_file():
+        raise BadInput(
+            f"There is no {file} in {folder}.",
+            fix=f"Give the command that began the {what} again with the same --out: it goes on from there.",
+        )
+    return from_json(kind, read_json(place))
 
 
 def read_json(file: Path) -> Any:

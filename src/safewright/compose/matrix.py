@@ -16,14 +16,14 @@ from typing import Any
 
 from safewright import catalog
 from safewright.compose.effects import Arm, Contrast, Finding, contrasts, findings
-from safewright.compose.folders import CARD_FILE, PLAN_FILE, load_card, read_json
+from safewright.compose.folders import CARD_FILE, PLAN_FILE, load_card, load_finished, read_json
 from safewright.compose.matrix_plan import MODELS, MatrixPlan, plan_arm, plan_cell, plan_matrix
 from safewright.errors import BadInput, ExitCode, Incomplete, SafewrightError
 from safewright.measures import MAX_UNSCORED, MeasurePlan, beyond_bounds, run_measure, unscored_share
 from safewright.models import resolve
 from safewright.models.merging import merged
 from safewright.models.references import base_folder
-from safewright.runs import Run, from_json, open_run
+from safewright.runs import Run, open_run
 from safewright.runs.atomic import FULL
 from safewright.runs.progress import Progress
 from safewright.runs.run import plan_digest
@@ -278,14 +278,7 @@ def load_matrix(folder: Path | str) -> Matrix:
     Raises:
         BadInput: The folder holds none.
     """
-    file = Path(folder) / MATRIX_FILE
-    if not file.is_file():
-        raise BadInput(
-            f"There is no {MATRIX_FILE} in {folder}.",
-            fix="Give the command that began the matrix again with the same --out: it goes on from there.",
-        )
-    found: Matrix = from_json(Matrix, read_json(file))
-    return found
+    return load_finished(folder, MATRIX_FILE, Matrix, "matrix")
 
 
 def cards_of(found: Matrix) -> Iterator[tuple[str, Scorecard]]:

@@ -17,6 +17,7 @@ from safewright.report.matrix import (
     CHANGE,
     GAIN,
     LOSS,
+    Column,
     linked_pages,
     notes_of,
     shown_contrast,
@@ -47,17 +48,6 @@ PARTS: Sequence[tuple[str, tuple[str, ...]]] = (
 
 CONTROL = "base_"
 """Before readings of a control model: they are the same for every arm."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One reading of one measure."""
-
-    measure: str
-    name: str
-    title: str
-    unit: str
-    better: str
 
 
 @dataclass(frozen=True)
