@@ -12,6 +12,7 @@ from safewright.cli import (
     compare,
     data,
     doctor,
+    guard,
     judge,
     lab,
     listing,
@@ -56,6 +57,7 @@ app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("serve")(serve.serve)
 app.add_typer(data.app, name="data")
+app.add_typer(guard.app, name="guard")
 app.add_typer(judge.app, name="judge")
 app.add_typer(lab.app, name="lab")
 app.command("doctor")(doctor.doctor)

@@ -1,0 +1,20 @@
+"""``safewright guard``: stand between an agent and its tools."""
+
+from __future__ import annotations
+
+import typer
+
+from safewright.cli.guard import check, policy
+
+app = typer.Typer(
+    help="Stand between an agent and its tools: check calls, serve, test policies.", no_args_is_help=True
+)
+
+
+@app.callback()
+def guard() -> None:
+    """Decide, before an agent's call is made, whether it may be made."""
+
+
+app.command("check")(check.check)
+app.add_typer(policy.app, name="policy")

@@ -1,0 +1,1 @@
+"""Readers of commands, queries, pages and values: text in, structure out, never run."""

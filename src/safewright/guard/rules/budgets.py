@@ -1,0 +1,25 @@
+"""How much a session may do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from safewright.guard.nouns import Check
+from safewright.guard.rules.base import Family
+from safewright.guard.views import View
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Section ``[budgets]`` of a policy file."""
+
+    enabled: bool = True
+
+
+def check(view: View, settings: Settings) -> Iterable[Check]:
+    """The checks of a call."""
+    return ()
+
+
+FAMILY = Family("budgets", "How much a session may do", Settings, check)

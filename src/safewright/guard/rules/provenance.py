@@ -1,0 +1,25 @@
+"""Where the values of a call come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from safewright.guard.nouns import Check
+from safewright.guard.rules.base import Family
+from safewright.guard.views import View
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Section ``[provenance]`` of a policy file."""
+
+    enabled: bool = True
+
+
+def check(view: View, settings: Settings) -> Iterable[Check]:
+    """The checks of a call."""
+    return ()
+
+
+FAMILY = Family("provenance", "Where the values of a call come from", Settings, check)

@@ -1,0 +1,86 @@
+"""A call as the rules see it: typed readings of its arguments, made when first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from safewright.guard.nouns import Action
+
+if TYPE_CHECKING:
+    from safewright.guard.parsing.forms import Form
+    from safewright.guard.parsing.shell import Script
+    from safewright.guard.parsing.sql import Query
+    from safewright.guard.parsing.values import Value
+    from safewright.guard.parts import Privilege
+    from safewright.guard.policy import Policy, ToolSpec
+    from safewright.guard.taint import Taint
+
+
+class View:
+    """An action under a policy, with what its arguments are read as.
+
+    Args:
+        action: The call, valid by `nouns.validate`.
+        policy: What holds.
+        strict: Whether values that the request does not name are escalated even where nothing looks like an attack.
+    """
+
+    def __init__(self, action: Action, policy: Policy) -> None:
+        self.action = action
+        self.policy = policy
+        self.spec: ToolSpec | None = policy.spec(action.tool)
+        self.privilege: Privilege = policy.privilege(action)
+
+    @cached_property
+    def text(self) -> str | None:
+        """The command or query of a shell or sql tool; None for other tools, and where none is given."""
+        if self.spec is None or self.spec.kind not in ("shell", "sql"):
+            return None
+        arguments = self.action.arguments
+        if self.spec.argument:
+            value: Any = arguments.get(self.spec.argument)
+            return value if isinstance(value, str) else None
+        texts = [value for value in arguments.values() if isinstance(value, str)]
+        return texts[0] if len(texts) == 1 else None
+
+    @cached_property
+    def script(self) -> Script | None:
+        """What a shell tool's command is; None for other tools. What cannot be parsed says so (`Script.unparsed`)."""
+        if self.spec is None or self.spec.kind != "shell":
+            return None
+        from safewright.guard.parsing.shell import parse_shell
+
+        return parse_shell(self.text)
+
+    @cached_property
+    def query(self) -> Query | None:
+        """What an sql tool's query reads and changes; None for other tools."""
+        if self.spec is None or self.spec.kind != "sql":
+            return None
+        from safewright.guard.parsing.sql import parse_sql
+
+        return parse_sql(self.text, self.spec.dialect)
+
+    @cached_property
+    def form(self) -> Form | None:
+        """The page and the field a web tool would fill; None for other tools."""
+        if self.spec is None or self.spec.kind != "web":
+            return None
+        from safewright.guard.parsing.forms import parse_form
+
+        return parse_form(self.action.arguments)
+
+    @cached_property
+    def values(self) -> tuple[Value, ...]:
+        """The identity-like values of the arguments: recipients, addresses, accounts, paths."""
+        from safewright.guard.parsing.values import values_of
+
+        return values_of(self.action.arguments, self.spec)
+
+    @cached_property
+    def taint(self) -> Taint:
+        """What of the history looks like somebody else's instructions, and which values came with it."""
+        from safewright.guard.taint import trace
+
+        return trace(self.action)
