@@ -156,6 +156,28 @@ class Guard:
         """The verdicts on some calls, in order."""
         return run_sync(self.acheck_many(actions))
 
+    def protect(
+        self,
+        function: Callable[..., Any] | None = None,
+        *,
+        tool: str | None = None,
+        arguments: Any = None,
+        approve: Any = None,
+    ) -> Any:
+        """Decorate a function so that it asks before it runs (`doors.python.protect`): ``@guard.protect``."""
+        from safewright.guard.doors.python import protect
+
+        def decorated(inner: Callable[..., Any]) -> Callable[..., Any]:
+            return protect(self, inner, tool=tool, arguments=arguments, approve=approve)
+
+        return decorated if function is None else decorated(function)
+
+    def acting(self, **context: Any) -> Any:
+        """Say for whom and on which request protected functions are called (`doors.python.acting`)."""
+        from safewright.guard.doors.python import acting
+
+        return acting(**context)
+
     def close(self) -> None:
         """Close memory, audit log and model."""
         for part in (self.analyst, self.memory, self.audit):
