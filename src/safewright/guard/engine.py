@@ -31,6 +31,8 @@ LEAST_AUDIT_SECONDS = 1.0
 KNOWN = Rule("tool.known", "integrity", "The policy says what this tool does.")
 PERMITTED = Rule("tool.permitted", "role", "The principal's role may call this tool.")
 SHAPED = Rule("tool.shaped", "integrity", "The arguments fit the tool's schema.")
+UNCHANGED = Rule("tool.unchanged", "integrity", "The tool describes itself as when it was first seen.")
+HINTED = Rule("tool.hinted", "integrity", "The tool does not claim to do more than the policy says it does.")
 
 ADVICE: Mapping[str, str] = {
     "invalid_action": "The call could not be read. Send its arguments as plain JSON values of reasonable size.",
@@ -375,6 +377,20 @@ def _tool(view: View) -> list[Check]:
         wrong = _misfits(view.action.arguments, view.action.schema)
         advice = "Call the tool with the arguments its schema names." if wrong else ""
         checks.append(SHAPED.says("fail" if wrong else "pass", wrong, advice))
+    return checks + _hinted(view)
+
+
+def _hinted(view: View) -> list[Check]:
+    """What the tool says of itself, where that tightens: hints never loosen."""
+    hints, spec = view.action.hints, view.spec
+    checks = []
+    if hints.get("changed"):
+        said = "This tool's description changed since it was first seen; a person must accept it."
+        checks.append(UNCHANGED.says("unknown", view.action.tool, said))
+    tame = spec is not None and spec.kind not in ("shell", "sql") and spec.effect in ("read", "fetch")
+    if tame and hints.get("destructiveHint") is True and hints.get("readOnlyHint") is not True:
+        said = "This tool says of itself that it may destroy data; a person must approve the call."
+        checks.append(HINTED.says("unknown", view.action.tool, said))
     return checks
 
 
