@@ -310,7 +310,7 @@ class Guard:
         if self.audit is not None:
             from safewright.guard.audit import record_of
 
-            record = record_of(action, case, analysis, verdict, self.policy, self.memory)
+            record = record_of(action, case, analysis, verdict, self.policy, self.memory, log=self.audit)
             verdict = replace(verdict, audit_id=self.audit.append(record))
         if self.memory is None or case is None or verdict.failure is not None:
             return verdict
@@ -321,6 +321,7 @@ class Guard:
             decision=verdict.found,
             session=action.session,
             tainted=case.view.taint.tainted,
+            arguments=action.arguments,
         )
         try:
             self.memory.learn(lesson)

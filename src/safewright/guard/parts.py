@@ -71,6 +71,7 @@ class Lesson:
         decision: What came of it.
         session: Confirmations from one session count once.
         tainted: Whether the session had read instruction-like text: its new checks stay in quarantine.
+        arguments: Of the call; what a check quotes of them is not taken in, and they are not kept.
     """
 
     key: Key
@@ -79,6 +80,7 @@ class Lesson:
     decision: Decision
     session: str
     tainted: bool
+    arguments: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Memory(Protocol):
