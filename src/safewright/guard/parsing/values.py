@@ -49,11 +49,13 @@ _ACCOUNT = re.compile(r"\d{8,20}")
 _CUT = re.compile(r"[^\s<>\"'`(){}\[\]|,;\u2018\u2019\u201c\u201d]+")
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
 _NUMBER = re.compile(r"[+-]?\d{1,15}(?:[.,]\d{1,15})?")
-_FILES: frozenset[str] = frozenset(
-    "txt md csv tsv json yaml yml toml ini cfg conf log pdf doc docx xls xlsx ppt pptx odt png jpg jpeg gif svg webp "
-    "mp3 mp4 wav zip gz tar tgz bz2 7z py js ts sh rb rs c h cpp java html htm xml sql db sqlite env pem key crt "
-    "ipynb bak tmp eml ics".split()
-)
+_FILES = frozenset((
+    "txt", "md", "csv", "tsv", "json", "yaml", "yml", "toml", "ini", "cfg", "conf", "log", "pdf", "doc",
+    "docx", "xls", "xlsx", "ppt", "pptx", "odt", "png", "jpg", "jpeg", "gif", "svg", "webp", "mp3", "mp4",
+    "wav", "zip", "gz", "tar", "tgz", "bz2", "7z", "py", "js", "ts", "sh", "rb", "rs", "c", "h", "cpp",
+    "java", "html", "htm", "xml", "sql", "db", "sqlite", "env", "pem", "key", "crt", "ipynb", "bak", "tmp",
+    "eml", "ics",
+))  # fmt: skip
 """Endings that make a bare ``name.ending`` a file rather than a host."""
 _TRAILING = ".,;:!?…"
 
@@ -149,7 +151,7 @@ def _candidates(text: str, paths: bool) -> Iterator[tuple[ValueKind, str]]:
 
 
 def _inside(token: str, paths: bool) -> Iterator[tuple[ValueKind, str]]:
-    token = token.rstrip(_TRAILING).lstrip("*_~#")
+    token = token.rstrip(_TRAILING).lstrip("*_#")
     if not token:
         return
     scheme = _SCHEME.search(token) if ":" in token else None
@@ -192,7 +194,7 @@ def _kind(token: str) -> ValueKind | None:
         file = name.rsplit(".", 1)[-1].lower() in _FILES and not name.lower().startswith("www.")
         if file:
             return "path"
-        return "url" if slash and rest or name.lower().startswith("www.") else "host"
+        return "url" if (slash and rest) or name.lower().startswith("www.") else "host"
     if token[0] in "/~" or token.startswith(("./", "../")) or (len(token) > 2 and token[1:3] == ":\\"):
         return "path" if len(token) > 1 else None
     return None
