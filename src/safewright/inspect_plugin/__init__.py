@@ -1,4 +1,4 @@
-"""Inspect AI's entry point: our models as a provider, our measures as tasks and scorers.
+"""Inspect AI's entry point: our models as a provider, our measures as tasks and scorers, our guard as an approver.
 
 ``inspect eval safewright/harmful_rate --model safewright/MODEL@DIGEST -T data=FILE``. Importing it imports
 neither torch nor transformers.
@@ -11,6 +11,7 @@ except ImportError as error:
 
     raise need_extra("inspect-ai", "eval") from error
 
+from safewright.inspect_plugin.approver import guard, scanned
 from safewright.inspect_plugin.provider import GenerationFailed, SafewrightAPI
 from safewright.inspect_plugin.scoring import JudgeFailed, ask, readings, unscored
 from safewright.inspect_plugin.tasks import register
@@ -24,6 +25,8 @@ __all__ = [
     "JudgeFailed",
     "SafewrightAPI",
     "ask",
+    "guard",
     "readings",
+    "scanned",
     "unscored",
 ]
