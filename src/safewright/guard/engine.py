@@ -54,9 +54,12 @@ class Case:
 class Failed(Exception):  # noqa: N818 - never leaves the engine
     """No valid verdict can be reached; ``failure`` says why, for machines."""
 
-    def __init__(self, failure: Failure, detail: str = "", usage: Usage = NOTHING) -> None:
+    def __init__(
+        self, failure: Failure, detail: str = "", usage: Usage = NOTHING, analysis: Analysis | None = None
+    ) -> None:
         super().__init__(detail)
         self.failure, self.detail, self.usage = failure, detail, usage
+        self.analysis = analysis or Analysis()
 
 
 class Guard:
@@ -205,6 +208,7 @@ class Guard:
             checks = (*case.checks, *analysis.checks)
             verdict = self._verdict(checks, case, analysis.usage, None, "")
         except Failed as failed:
+            analysis = failed.analysis
             verdict = self._failure(failed, case)
         except TimeoutError:
             verdict = self._failure(Failed("timeout"), case)
@@ -259,7 +263,7 @@ class Guard:
         usage = NOTHING
         own = await work.within(analyst.abstract(case.view, work.left()))
         if isinstance(own, Analysis):
-            raise Failed(own.failure or "internal", own.detail, own.usage)
+            raise Failed(own.failure or "internal", own.detail, own.usage, own)
         if own is not None:
             key, usage = own
             case = replace(case, key=key, found=await work.run(self._retrieved, key))
@@ -268,7 +272,7 @@ class Guard:
         )
         analysis = replace(analysis, usage=usage + analysis.usage)
         if analysis.failure is not None:
-            raise Failed(analysis.failure, analysis.detail, analysis.usage)
+            raise Failed(analysis.failure, analysis.detail, analysis.usage, analysis)
         if not [check for check in analysis.checks if check.status != "deleted"] and not case.checks:
             raise Failed("no_checks", "The model left no check standing.", analysis.usage)
         return case, analysis
