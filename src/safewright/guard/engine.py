@@ -49,6 +49,8 @@ class Case:
     checks: tuple[Check, ...]
     key: Key
     found: tuple[Found, ...] = ()
+    failure: Failure | None = None
+    detail: str = ""
 
 
 class Failed(Exception):  # noqa: N818 - never leaves the engine
@@ -203,10 +205,14 @@ class Guard:
         analysis = Analysis()
         try:
             case = await work.run(self._examine, action)
+            if case.failure is not None:
+                raise Failed(case.failure, case.detail)
             if self.analyst is not None and not _failed(case.checks):
                 case, analysis = await self._ask(case, work)
             checks = (*case.checks, *analysis.checks)
             verdict = self._verdict(checks, case, analysis.usage, None, "")
+            if verdict.modified is not None:
+                verdict = await self._narrowed(action, verdict, work)
         except Failed as failed:
             analysis = failed.analysis
             verdict = self._failure(failed, case)
@@ -231,21 +237,37 @@ class Guard:
         except BadInput as error:
             raise Failed("invalid_action", str(error)) from error
         view = View(action, self.policy)
-        checks = tuple(self._rules(view)) if self.preset == "hardened" else tuple(_tool(view))
-        key = key_of(view)
-        return Case(view, checks, key, self._retrieved(key))
+        checks, errors = self._rules(view) if self.preset == "hardened" else (_tool(view), [])
+        case = Case(view, tuple(checks), key_of(view))
+        if errors:
+            return replace(case, failure="rule_error", detail="; ".join(errors))
+        try:
+            return replace(case, found=self._retrieved(case.key))
+        except Failed as failed:
+            return replace(case, failure=failed.failure, detail=failed.detail)
 
-    def _rules(self, view: View) -> list[Check]:
-        checks = _tool(view)
+    def _rules(self, view: View) -> tuple[list[Check], list[str]]:
+        """What every family finds; one that breaks does not silence the others."""
+        checks, errors = _tool(view), []
         for name, family in families().items():
             settings = self.policy.settings[name]
             if not getattr(settings, "enabled", True):
                 continue
             try:
                 checks += family.check(view, settings)
-            except Exception as error:
-                raise Failed("rule_error", f"{name}: {_said(error)}") from error
-        return checks
+            except Exception as error:  # noqa: BLE001 - it becomes the verdict's failure
+                errors.append(f"{name}: {_said(error)}")
+        return checks, errors
+
+    async def _narrowed(self, action: Action, verdict: Verdict, work: _Clock) -> Verdict:
+        """A verdict on narrowed arguments stands only where the rules let the narrowed call pass as well."""
+        again = await work.run(self._examine, replace(action, arguments=verdict.modified or {}))
+        if again.failure is not None:
+            raise Failed(again.failure, again.detail)
+        found = aggregate(again.checks, self.on_unknown)
+        if found in ("allow", "modify"):
+            return verdict
+        return self._verdict(again.checks, again, verdict.usage, None, "")
 
     def _retrieved(self, key: Key) -> tuple[Found, ...]:
         if self.memory is None:
@@ -300,6 +322,7 @@ class Guard:
             checks=checks,
             reasons=reasons if found != "allow" else (),
             failure=failure,
+            detail=detail,
             modified=None if self.mode == "observe" else modified,
             key=case.key.text if case else "",
             policy=self.policy.digest,

@@ -179,7 +179,7 @@ class Verdict:
 
     ``decision`` is what a door must do; in ``mode="observe"`` it is always `allow`, and ``found`` says what it would
     have been. ``modified`` are the arguments to call with where the decision is `modify`. ``reasons`` may be shown to
-    the agent.
+    the agent; ``detail`` says more of a failure, to operators.
     """
 
     decision: Decision
@@ -187,6 +187,7 @@ class Verdict:
     checks: tuple[Check, ...] = ()
     reasons: tuple[str, ...] = ()
     failure: Failure | None = None
+    detail: str = ""
     modified: Mapping[str, Any] | None = None
     key: str = ""
     policy: str = ""

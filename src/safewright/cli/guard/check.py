@@ -135,7 +135,7 @@ def _principal(user: str | None) -> Any:
 def _told(action: Action, verdict: Verdict) -> str:
     lines = [f"{verdict.found:9}{action.tool} {jsonlib.dumps(dict(action.arguments), ensure_ascii=False)}"]
     if verdict.failure:
-        lines.append(f"  failure: {verdict.failure}")
+        lines.append(f"  failure: {verdict.failure} ({verdict.detail})")
     for each in verdict.checks:
         if each.status != "pass":
             lines.append(f"  {each.status:8}{each.id}: {each.evidence or each.statement}")
