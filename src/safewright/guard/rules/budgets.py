@@ -6,8 +6,8 @@ import fnmatch
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from safewright.errors import BadInput
 from safewright.guard.keys import effect_of
@@ -85,7 +85,7 @@ class Settings:
                 raise BadInput(
                     f"[budgets]: {name} is {value}.", fix="A number from 0 up; leave it out for no bound."
                 )
-        return cls(plain.enabled, *(getattr(plain, name) for name in NUMBERS), plain.allowed, budgets)
+        return cast(Settings, replace(plain, tool=budgets))
 
 
 NUMBERS = ("calls", "writes", "sends", "recipients", "recipients_per_call", "money", "money_per_call")
