@@ -1,10 +1,539 @@
-"""From a shell text to a script."""
+"""From a shell text to a script: the syntax tree is walked as a shell would run it, and nothing is run."""
 
 from __future__ import annotations
 
-from safewright.guard.parsing.shell.model import Script
+import functools
+import itertools
+import re
+from dataclasses import replace
+from typing import Any
+
+from safewright.errors import need_extra
+from safewright.guard.parsing.shell.calls import Call, carry_out
+from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect, Script
+from safewright.guard.parsing.shell.state import (
+    MARKERS,
+    MOST_INNER,
+    Found,
+    State,
+    TooMuch,
+    has_glob,
+    place,
+    settled,
+)
+from safewright.guard.parsing.shell.words import Words
+
+MOST_BYTES = 16 * 1024
+MOST_DEPTH = 200
+MOST_READINGS = 16
+MANY = 1_000
+ENDLESS = ("true", ":", "[ 1 ]", "[[ 1 ]]", "((1))", "test 1", "(( 1 ))", "[ true ]", "/bin/true")
+
+
+@functools.cache
+def _language() -> Any:
+    try:
+        import tree_sitter
+        import tree_sitter_bash
+    except ImportError as error:
+        raise need_extra("tree-sitter", "guard") from error
+    return tree_sitter.Language(tree_sitter_bash.language())
 
 
 def read(command: str | None) -> Script:
-    """What a shell text is read as."""
-    return Script(command or "", unparsed=("not yet read",))
+    """What a shell text is read as.
+
+    Raises:
+        Missing: The parser is not installed.
+    """
+    if command is None or not command.strip():
+        return Script(command or "", unparsed=("no command is given",))
+    if len(command.encode("utf-8", "replace")) > MOST_BYTES:
+        return Script(command, unparsed=(f"longer than {MOST_BYTES:,} bytes",))
+    if any(0xE000 <= ord(mark) <= 0xF8FF or mark in MARKERS or mark == "\0" for mark in command):
+        return Script(command, unparsed=("private characters",))
+    language = _language()
+    found = Found()
+    try:
+        _Walk(found, language).inner(command, State(found))
+    except TooMuch as error:
+        found.unparsed.append(str(error))
+    except RecursionError:
+        found.unparsed.append("nested too deeply")
+    return Script(
+        command,
+        tuple(found.commands),
+        tuple(dict.fromkeys(found.unparsed)),
+        tuple(found.unresolved),
+        tuple(sorted(found.names)),
+    )
+
+
+class _Walk:
+    """One reading of a script and of the scripts in it."""
+
+    def __init__(self, found: Found, language: Any) -> None:
+        self.found, self.language = found, language
+
+    def inner(self, text: str, state: State) -> str | None:
+        """Read a whole text under a state; what it prints, where that can be told."""
+        import tree_sitter
+
+        if state.inner > MOST_INNER:
+            raise TooMuch("scripts within scripts within scripts")
+        state.inner += 1
+        if not text.endswith("\n"):
+            text += "\n"
+        root = tree_sitter.Parser(self.language).parse(text.encode("utf-8", "replace")).root_node
+        if root.has_error:
+            self.found.unparsed.append("no valid shell syntax")
+        if _depth(root) > MOST_DEPTH:
+            raise TooMuch(f"nested deeper than {MOST_DEPTH}")
+        printed = self._all(root, state, None)
+        state.inner -= 1
+        return printed
+
+    def _all(self, node: Any, state: State, stdin: str | None) -> str | None:
+        """Walk a node's statements in order."""
+        printed: list[str | None] = []
+        children = node.children
+        for index, child in enumerate(children):
+            if not child.is_named or child.type in ("comment", "heredoc_body", "variable_name"):
+                continue
+            after = children[index + 1] if index + 1 < len(children) else None
+            background = after is not None and after.type == "&"
+            printed.append(self._one(child, self._behind(state) if background else state, stdin))
+        return None if None in printed else "".join(text or "" for text in printed)
+
+    def _behind(self, state: State) -> State:
+        new = state.copy()
+        new.background = True
+        return new
+
+    def _one(self, node: Any, state: State, stdin: str | None) -> str | None:
+        self.found.step()
+        handler = getattr(self, f"_on_{node.type}", None)
+        if handler is not None:
+            return handler(node, state, stdin)  # type: ignore[no-any-return]
+        if node.type == "ERROR":
+            self._all(node, state, stdin)
+            return None
+        return self._all(node, state, stdin)
+
+    # Statements.
+
+    def _on_command(self, node: Any, state: State, stdin: str | None) -> str | None:
+        outputs = {self._command(node, state, stdin, chosen) for chosen in self._readings(node, state)}
+        return outputs.pop() if len(outputs) == 1 else None
+
+    def _readings(self, node: Any, state: State) -> list[dict[str, str]]:
+        """The ways in which a node can be read, where variables in it may have several values."""
+        several = {name: values for name, values in state.values.items() if len(values) > 1}
+        if not several:
+            return [{}]
+        text = node.text.decode("utf-8", "replace")
+        used = [name for name in several if re.search(rf"\b{re.escape(name)}\b", text)]
+        count = 1
+        for name in used:
+            count *= len(several[name])
+        if count > MOST_READINGS:
+            used_values = dict.fromkeys(used, (UNKNOWN,))
+        else:
+            used_values = {name: several[name] for name in used}
+        return [dict(zip(used_values, row, strict=True)) for row in itertools.product(*used_values.values())]
+
+    def _words(self, state: State, chosen: dict[str, str]) -> Words:
+        return Words(state, chosen, self._substitute)
+
+    def _substitute(self, node: Any, state: State) -> str | None:
+        return self._all(node, state.copy(), None)
+
+    def _command(self, node: Any, state: State, stdin: str | None, chosen: dict[str, str]) -> str | None:
+        words = self._words(state, chosen)
+        fields: list[str] = []
+        assigned: list[tuple[str, str]] = []
+        for child in node.named_children:
+            if child.type == "variable_assignment":
+                assigned.append(self._value_of(child, words))
+            elif child.type == "herestring_redirect":
+                stdin = "".join(words.text(each) for each in child.named_children) + "\n"
+            elif child.type == "file_redirect":
+                self._redirect(child, words, state)
+            elif child.type not in ("comment", "heredoc_redirect"):
+                fields += words.fields(child)
+        if not fields:
+            for name, value in assigned:
+                state.assign(name, value)
+            return ""
+        for name, value in assigned:
+            if name in ("LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "BASH_ENV", "PROMPT_COMMAND"):
+                self.found.unclear(f"{name} is set for a command")
+            self.found.names.add(name)
+            del value
+        call = Call(self, state, fields, stdin)
+        return carry_out(call)
+
+    def _value_of(self, node: Any, words: Words) -> tuple[str, str]:
+        name = node.child_by_field_name("name")
+        value = node.child_by_field_name("value")
+        text = name.text.decode("utf-8", "replace") if name is not None else ""
+        return text, words.text(value) if value is not None else ""
+
+    def _on_variable_assignment(self, node: Any, state: State, stdin: str | None) -> str | None:
+        value = node.child_by_field_name("value")
+        values: list[str] = []
+        name = ""
+        for chosen in self._readings(node, state):
+            words = self._words(state, chosen)
+            if value is not None and value.type == "array":
+                name = self._value_of(node, words)[0]
+                fields = [field for child in value.named_children for field in words.fields(child)]
+                state.arrays[name] = tuple(fields)
+                state.values.pop(name, None)
+                return ""
+            name, text = self._value_of(node, words)
+            if "+=" in node.text.decode("utf-8", "replace").split("=", 1)[0] + "=":
+                text = (state.values.get(name, (UNKNOWN,))[0]) + text
+            values.append(text)
+        self.found.names.add(name)
+        if not re.fullmatch(r"\w+", name):
+            return ""
+        state.values[name] = tuple(dict.fromkeys(values))[:8]
+        state.arrays.pop(name, None)
+        return ""
+
+    def _on_declaration_command(self, node: Any, state: State, stdin: str | None) -> str | None:
+        for child in node.named_children:
+            if child.type == "variable_assignment":
+                self._on_variable_assignment(child, state, stdin)
+        return ""
+
+    def _on_unset_command(self, node: Any, state: State, stdin: str | None) -> str | None:
+        for child in node.named_children:
+            name = child.text.decode("utf-8", "replace")
+            state.values[name] = ("",)
+            if name == "HISTFILE":
+                self.emit(
+                    Command("unset", ("HISTFILE",)), [Effect("log", "history", "system", "unset")], state
+                )
+        return ""
+
+    def _on_test_command(self, node: Any, state: State, stdin: str | None) -> str | None:
+        self._inner_substitutions(node, state)
+        return ""
+
+    def _inner_substitutions(self, node: Any, state: State) -> None:
+        for child in node.named_children:
+            if child.type in ("command_substitution", "process_substitution"):
+                self._substitute(child, state)
+            else:
+                self._inner_substitutions(child, state)
+
+    def _on_comment(self, node: Any, state: State, stdin: str | None) -> str | None:
+        return ""
+
+    def _on_subshell(self, node: Any, state: State, stdin: str | None) -> str | None:
+        return self._all(node, state.copy(), stdin)
+
+    def _on_function_definition(self, node: Any, state: State, stdin: str | None) -> str | None:
+        name = node.child_by_field_name("name")
+        if name is not None:
+            state.functions[name.text.decode("utf-8", "replace")] = node.child_by_field_name("body")
+        return ""
+
+    def call(self, name: str, body: Any, arguments: list[str], state: State, stdin: str | None) -> str | None:
+        """Call a function of the script."""
+        if name in state.calling:
+            if state.background or state.piped:
+                effect = Effect(
+                    "exhaust", "processes", "system", name, detail="a function that multiplies itself"
+                )
+                self.emit(Command(name), [effect], state)
+            return None
+        kept = state.positional, state.calling
+        state.positional, state.calling = tuple(arguments), (*state.calling, name)
+        printed = self._one(body, state, stdin)
+        state.positional, state.calling = kept
+        return printed
+
+    def _on_list(self, node: Any, state: State, stdin: str | None) -> str | None:
+        left, *rest = node.named_children
+        is_or = any(child.type == "||" for child in node.children)
+        first = self._one(left, state, stdin)
+        if left.type != "list" or is_or:
+            kept = state.copy()
+        else:
+            kept = state
+        last: str | None = ""
+        for right in rest:
+            if is_or:
+                maybe = state.copy()
+                last = self._one(right, maybe, stdin)
+                state.merge(maybe)
+            else:
+                last = self._one(right, state, stdin)
+        parent = node.parent
+        if not is_or and (parent is None or parent.type != "list") and kept is not state:
+            # What the right side of && did may not have happened once the chain is over.
+            self._doubt(state, kept)
+        return None if first is None or last is None else first + last
+
+    def _doubt(self, state: State, before: State) -> None:
+        for name, values in list(state.values.items()):
+            old = before.values.get(name)
+            if old is not None and old != values:
+                state.values[name] = tuple(dict.fromkeys((*values, *old)))[:8]
+        if state.cwds != before.cwds:
+            state.cwds = tuple(dict.fromkeys((*state.cwds, *before.cwds)))[:4]
+
+    def _on_pipeline(self, node: Any, state: State, stdin: str | None) -> str | None:
+        parts = [child for child in node.named_children if child.type != "comment"]
+        text = node.text.decode("utf-8", "replace")
+        bounded = re.search(r"\|\s*(?:head|dd\b[^|]*count=|grep\s+-m|sed\s+-n?\s*\S*\d+q)", text) is not None
+        printed = stdin
+        for part in parts:
+            inside = state.copy()
+            inside.piped = True
+            inside.paced = inside.paced or bounded
+            printed = self._one(part, inside, printed)
+        return printed
+
+    def _on_redirected_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
+        body = node.child_by_field_name("body")
+        taken = False
+        rest = None
+        for chosen in self._readings(node, state):
+            words = self._words(state, chosen)
+            for child in node.named_children:
+                if child.type == "file_redirect":
+                    taken = self._redirect(child, words, state) or taken
+                elif child.type == "herestring_redirect":
+                    stdin = "".join(words.text(each) for each in child.named_children) + "\n"
+                elif child.type == "heredoc_redirect":
+                    for part in child.named_children:
+                        if part.type == "heredoc_body":
+                            start = next((p for p in child.children if p.type == "heredoc_start"), None)
+                            literal = start is not None and start.text[:1] in (b"'", b'"', b"\\")
+                            raw = part.text.decode("utf-8", "replace")
+                            stdin = raw if literal else words.body(part)
+                        elif part.type == "file_redirect":
+                            taken = self._redirect(part, words, state) or taken
+                        elif part.type not in ("heredoc_start", "heredoc_end"):
+                            rest = part
+        inside = state
+        printed = self._one(body, inside, stdin) if body is not None else stdin
+        if rest is not None:
+            printed = self._one(rest, state.copy() if rest.type == "pipeline" else state, printed)
+        return "" if taken else printed
+
+    def _redirect(self, node: Any, words: Words, state: State) -> bool:
+        """Note what a redirection does; whether it takes the output away."""
+        operator = next((child.type for child in node.children if not child.is_named), ">")
+        destination = node.child_by_field_name("destination")
+        if destination is None:
+            return False
+        target = words.text(destination)
+        if target.isdigit() or target == "-" or (operator == "<&" or operator == ">&-"):
+            return False
+        descriptor = node.child_by_field_name("descriptor")
+        if operator.startswith("<") and operator != "<>":
+            if destination.type != "process_substitution":
+                self.emit(Command("<", (target,)), self.paths("read", target, state, "<"), state)
+            return False
+        if destination.type == "process_substitution":
+            return True
+        kind = "append" if ">>" in operator else "write"
+        effects = self.paths(kind, target, state, operator)
+        if effects:
+            self.emit(Command(operator, (target,)), effects, state)
+        return descriptor is None or descriptor.text in (b"1", b"&")
+
+    def paths(self, kind: Any, target: str, state: State, verb: str, **more: Any) -> list[Effect]:
+        """An effect on a path, under each folder that the script may stand in."""
+        if target in ("/dev/null", "/dev/stdout", "/dev/stderr", "/dev/tty", "-", ""):
+            return []
+        if target.startswith(("/dev/tcp/", "/dev/udp/")):
+            return [Effect("send", target, "host", verb, privileged=state.privileged)]
+        effects = []
+        for cwd in state.cwds:
+            path = place(target, cwd)
+            effects.append(
+                Effect(
+                    kind,
+                    path,
+                    "path",
+                    verb,
+                    privileged=state.privileged,
+                    resolved=settled(path),
+                    pattern=has_glob(path),
+                    **more,
+                )
+            )
+        return effects
+
+    # Control flow.
+
+    def _on_if_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
+        branches: list[State] = []
+        current: State | None = None
+        for child in node.children:
+            if child.type == "then":
+                current = state.copy()
+                branches.append(current)
+            elif child.type in ("elif_clause", "else_clause"):
+                branch = state.copy()
+                branches.append(branch)
+                self._all(child, branch, stdin)
+            elif child.is_named and child.type != "comment":
+                self._one(child, current or state, stdin)
+        for branch in branches:
+            state.merge(branch)
+        return None
+
+    def _on_case_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
+        for item in node.named_children:
+            if item.type != "case_item":
+                continue
+            branch = state.copy()
+            pattern = item.child_by_field_name("value")
+            for child in item.named_children:
+                if child != pattern and child.type not in ("extglob_pattern", "word"):
+                    self._one(child, branch, stdin)
+            state.merge(branch)
+        return None
+
+    def _on_for_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
+        name = node.child_by_field_name("variable")
+        text = node.text.decode("utf-8", "replace").split("do", 1)[0]
+        values: list[str] = []
+        for chosen in self._readings(node, state):
+            words = self._words(state, chosen)
+            for child in node.named_children:
+                if child != name and child.type not in ("do_group", "comment"):
+                    values += words.fields(child)
+        times = _count(text) or len(values)
+        values = list(dict.fromkeys(values))
+        if len(values) > 8:
+            values = values if len(values) <= MOST_READINGS else [_common(values)]
+        if name is not None:
+            state.values[name.text.decode("utf-8", "replace")] = tuple(values) or ("",)
+        self._loop(node.child_by_field_name("body"), state, stdin, times)
+        return None
+
+    def _on_c_style_for_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
+        text = node.text.decode("utf-8", "replace").split("do", 1)[0]
+        match = re.search(r"[<>]=?\s*(\d+)", text)
+        name = re.search(r"(\w+)\s*=", text)
+        if name:
+            state.values[name[1]] = (SCALAR,)
+        endless = re.search(r"\(\(\s*;\s*;", text) is not None
+        self._loop(
+            node.child_by_field_name("body"),
+            state,
+            stdin,
+            None if endless else int(match[1]) if match else 10,
+        )
+        return None
+
+    def _on_while_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
+        body = node.child_by_field_name("body")
+        condition = [
+            child for child in node.named_children if child != body and child.type not in ("comment",)
+        ]
+        said = " ; ".join(child.text.decode("utf-8", "replace").strip() for child in condition)
+        until = any(child.type == "until" for child in node.children)
+        for child in condition:
+            if not child.text.strip().startswith(b"read"):
+                self._one(child, state, stdin)
+        words = body.text.decode("utf-8", "replace") if body is not None else ""
+        leaves = re.search(r"\b(break|exit|return)\b", words) is not None
+        times: int | None = 10
+        limit = re.search(r"-(?:lt|le|ne)\s+(\d+)", said) or re.search(r"[<]=?\s*(\d+)", said)
+        if limit:
+            times = int(limit[1])
+        if (said == "false" if until else said in ENDLESS) and not leaves:
+            times = None
+        for name in re.findall(r"\bread\b((?:\s+-\w+)*)((?:\s+[A-Za-z_]\w*)+)", said):
+            lines = stdin.split("\n") if stdin is not None else []
+            kept = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+            usable = 0 < len(kept) <= 8 and len(name[1].split()) == 1
+            for each in name[1].split():
+                state.values[each] = kept if usable else (UNKNOWN,)
+        self._loop(body, state, stdin, times)
+        return None
+
+    def _loop(self, body: Any, state: State, stdin: str | None, times: int | None) -> None:
+        if body is None:
+            return
+        inside = state.copy()
+        inside.loops = None if times is None or state.loops is None else max(1, state.loops * max(times, 1))
+        text = body.text.decode("utf-8", "replace")
+        paced = re.search(r"\b(sleep|inotifywait|wait|read)\b", text) is not None
+        inside.paced = state.paced or paced
+        before = len(self.found.commands)
+        self._all(body, inside, stdin)
+        self._all(body, inside, stdin) if times != 1 and _feeds_itself(text) else None
+        made = self.found.commands[before:]
+        changing = any(
+            effect.kind in ("write", "append", "create", "mount") for each in made for effect in each.effects
+        )
+        spawning = (
+            any(each.background for each in made) or re.search(r"&\s*(?:done|$|;|\n|})", text) is not None
+        )
+        spawning = spawning and text.strip()[-2:] != "&&"
+        endless = times is None and (spawning or not inside.paced)
+        if endless or (times is not None and times >= MANY and (changing or spawning)):
+            what = "processes" if spawning else "disk" if changing else "cpu"
+            detail = "without end" if times is None else f"{times} times"
+            effect = Effect("exhaust", what, "system", "loop", privileged=state.privileged, detail=detail)
+            self.emit(Command("loop", (), loops=times), [effect], state)
+        state.merge(inside)
+
+    def emit(self, command: Command, effects: list[Effect], state: State) -> None:
+        """Note a command with its effects."""
+        self.found.commands.append(
+            replace(
+                command,
+                privileged=state.privileged,
+                wrappers=(*state.wrappers, *command.wrappers),
+                effects=tuple(effects),
+                loops=state.loops if command.loops == 1 else command.loops,
+                cwd=state.cwds[0] if state.cwds else ".",
+                background=state.background,
+            )
+        )
+
+
+def _feeds_itself(text: str) -> bool:
+    """Whether a loop's body changes variables, so that its second round differs from its first."""
+    return re.search(r"(?m)(?:^|[;\s])\w+\+?=[^=]|\bcd\s", text) is not None
+
+
+def _common(values: list[str]) -> str:
+    """What many values have in common: their folder, and an unknown name in it."""
+    folders = {value.rpartition("/")[0] for value in values}
+    if any(".." in value or UNKNOWN in value for value in values) or len(folders) > 1:
+        return UNKNOWN
+    folder = folders.pop()
+    return f"{folder}/{SCALAR}" if folder else SCALAR
+
+
+def _count(text: str) -> int | None:
+    match = re.search(r"\{-?\d+\.\.(\d{1,12})", text) or re.search(
+        r"\bseq\s+(?:-\w+\s+)*(?:\d+\s+){0,2}(\d{1,12})", text
+    )
+    return int(match[1]) if match else None
+
+
+def _depth(root: Any) -> int:
+    """How deeply a tree is nested, found without recursion."""
+    deepest, level, cursor = 0, 0, root.walk()
+    while True:
+        if cursor.goto_first_child():
+            level += 1
+            deepest = max(deepest, level)
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return deepest
+            level -= 1

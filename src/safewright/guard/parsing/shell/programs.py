@@ -1,0 +1,386 @@
+"""Programs on a command line in another language: what they do to files and processes, read with ast."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import posixpath
+import re
+from typing import TYPE_CHECKING, Any
+
+from safewright.guard.parsing.shell.model import UNKNOWN, Effect
+from safewright.guard.parsing.shell.state import HOME
+
+if TYPE_CHECKING:
+    from safewright.guard.parsing.shell.calls import Call
+
+Read = tuple[list[Effect], list[str], list[str]]
+_DELETES = ("os.remove", "os.unlink", "os.rmdir", "os.removedirs", "shutil.rmtree")
+_TWO = ("shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.copytree", "os.link", "os.symlink")
+_MOVES = ("shutil.move", "os.rename", "os.replace", "os.renames")
+_RUNS = (
+    "os.system", "os.popen", "subprocess.run", "subprocess.call", "subprocess.check_call", "subprocess.getoutput",
+    "subprocess.check_output", "subprocess.Popen", "subprocess.getstatusoutput", "os.execv", "os.execvp", "os.execl",
+    "os.execlp", "pty.spawn", "os.spawnlp",
+)  # fmt: skip
+_DARK = ("ctypes", "importlib", "cffi", "marshal", "pickle")
+
+
+def read_python(program: str, arguments: tuple[str, ...], call: Call) -> Read:
+    """A Python program's effects, the shell commands it runs, and what of it cannot be told."""
+    if UNKNOWN in program:
+        return [], [], ["a program that is not known"]
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return [], [], ["a Python program that cannot be parsed"]
+    reader = _Python(call, arguments)
+    try:
+        reader.visit(tree)
+    except RecursionError:
+        reader.unclear.append("a Python program nested too deeply")
+    return reader.effects, reader.scripts, reader.unclear
+
+
+class _Python(ast.NodeVisitor):
+    def __init__(self, call: Call, arguments: tuple[str, ...]) -> None:
+        self.call, self.arguments = call, arguments
+        self.effects: list[Effect] = []
+        self.scripts: list[str] = []
+        self.unclear: list[str] = []
+        self.names: dict[str, str] = {}
+        self.values: dict[str, Any] = {}
+        self.endless = 0
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            self.names[alias.asname or alias.name.split(".")[0]] = (
+                alias.name if alias.asname else alias.name.split(".")[0]
+            )
+            if alias.name.split(".")[0] in _DARK:
+                self.unclear.append(f"a program that uses {alias.name}")
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        for alias in node.names:
+            self.names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+        if (node.module or "").split(".")[0] in _DARK:
+            self.unclear.append(f"a program that uses {node.module}")
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.generic_visit(node)
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                known = self.values.get(target.id)
+                value = self.text(node.value)
+                self.values[target.id] = value if known is None or known == value else UNKNOWN
+                if isinstance(node.value, ast.Attribute):
+                    self.names[target.id] = self.name(node.value)
+
+    def visit_For(self, node: ast.For) -> None:
+        self.visit(node.iter)
+        listed = self.listing(node.iter)
+        targets = node.target.elts if isinstance(node.target, ast.Tuple) else [node.target]
+        for at, target in enumerate(targets):
+            if isinstance(target, ast.Name):
+                self.values[target.id] = listed[0] if listed and (at == 0 or len(targets) == 1) else UNKNOWN
+        options = listed if listed and len(listed) <= 16 and len(targets) == 1 else [None]
+        count = _range(node.iter)
+        before = len(self.effects) + len(self.scripts)
+        for option in options:
+            if option is not None and isinstance(node.target, ast.Name):
+                self.values[node.target.id] = option
+            for child in node.body:
+                self.visit(child)
+        if count is not None and count >= 1000 and len(self.effects) + len(self.scripts) > before:
+            self.add("exhaust", "disk", "system", detail=f"{count} times")
+
+    def visit_While(self, node: ast.While) -> None:
+        endless = isinstance(node.test, ast.Constant) and bool(node.test.value)
+        said = ast.dump(node)
+        endless = endless and "Break" not in said and "Return" not in said
+        self.generic_visit(node)
+        if endless and "'sleep'" not in said:
+            self.add(
+                "exhaust",
+                "memory" if "append" in said or "AugAssign" in said else "cpu",
+                "system",
+                detail="without end",
+            )
+
+    def listing(self, node: ast.expr) -> list[str] | None:
+        """The values a loop goes over, as far as they are known: paths of a folder are patterns."""
+        if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
+            return [self.text(each) for each in node.elts]
+        if isinstance(node, ast.Call):
+            name = self.name(node.func)
+            if name in ("glob.glob", "glob.iglob") and node.args:
+                return [self.text(node.args[0])]
+            if name == "os.walk" and node.args:
+                return [self.text(node.args[0]).rstrip("/") + "/**"]
+            if name == "os.listdir" and node.args:
+                return ["*"]
+            if name.endswith((".rglob", ".glob", ".iterdir")) and isinstance(node.func, ast.Attribute):
+                return [self.text(node.func.value).rstrip("/") + "/**"]
+            if name in ("sorted", "list", "reversed", "set", "enumerate") and node.args:
+                return self.listing(node.args[0])
+        return None
+
+    def name(self, node: ast.expr) -> str:
+        """A dotted name, imports and aliases resolved."""
+        if isinstance(node, ast.Name):
+            return self.names.get(node.id, node.id)
+        if isinstance(node, ast.Attribute):
+            return f"{self.name(node.value)}.{node.attr}"
+        if isinstance(node, ast.Call):
+            inner = self.name(node.func)
+            if inner in ("__import__", "importlib.import_module") and node.args:
+                return self.text(node.args[0])
+            if inner == "getattr" and len(node.args) > 1:
+                return f"{self.name(node.args[0])}.{self.text(node.args[1])}"
+            return inner + "()"
+        return "?"
+
+    def text(self, node: ast.expr | None) -> str:
+        """The text a value is; `UNKNOWN` in it for what cannot be told."""
+        if isinstance(node, ast.Constant):
+            if isinstance(node.value, bytes):
+                return node.value.decode("utf-8", "replace")
+            return str(node.value)
+        if isinstance(node, ast.Name):
+            value = self.values.get(node.id, UNKNOWN)
+            return value if isinstance(value, str) else UNKNOWN
+        if isinstance(node, ast.JoinedStr):
+            return "".join(
+                self.text(part.value) if isinstance(part, ast.FormattedValue) else self.text(part)
+                for part in node.values
+            )
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return self.text(node.left) + self.text(node.right)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            return posixpath.join(self.text(node.left), self.text(node.right))
+        if isinstance(node, ast.Subscript) and self.name(node.value) in ("os.environ", "sys.argv"):
+            key = self.text(node.slice)
+            if self.name(node.value) == "sys.argv" and key.isdigit() and 0 < int(key) <= len(self.arguments):
+                return self.arguments[int(key) - 1]
+            return HOME if key == "HOME" else UNKNOWN
+        if isinstance(node, ast.Call):
+            return self.called(node)
+        return UNKNOWN
+
+    def called(self, node: ast.Call) -> str:
+        name, given = self.name(node.func), [self.text(each) for each in node.args]
+        if (
+            name
+            in (
+                "os.path.join",
+                "pathlib.Path",
+                "Path",
+                "pathlib.PurePath",
+                "str",
+                "os.fspath",
+                "pathlib.PosixPath",
+            )
+            and given
+        ):
+            return posixpath.join(*given)
+        if name == "os.path.expanduser" and given:
+            return HOME + given[0][1:] if given[0].startswith("~") else given[0]
+        if name in ("pathlib.Path.home", "Path.home"):
+            return HOME
+        if name in ("base64.b64decode",) and given:
+            try:
+                return base64.b64decode(given[0]).decode("utf-8", "replace")
+            except ValueError:
+                return UNKNOWN
+        if name == "bytes.fromhex" and given:
+            try:
+                return bytes.fromhex(given[0]).decode("utf-8", "replace")
+            except ValueError:
+                return UNKNOWN
+        if name == "chr" and given and given[0].isdigit() and int(given[0]) < 0x110000:
+            return chr(int(given[0]))
+        if isinstance(node.func, ast.Attribute) and node.func.attr in (
+            "decode",
+            "encode",
+            "strip",
+            "expanduser",
+            "resolve",
+            "absolute",
+        ):
+            inner = self.text(node.func.value)
+            return HOME + inner[1:] if node.func.attr == "expanduser" and inner.startswith("~") else inner
+        if isinstance(node.func, ast.Attribute) and node.func.attr == "join" and len(node.args) == 1:
+            if isinstance(node.args[0], (ast.List, ast.Tuple)):
+                return self.text(node.func.value).join(self.text(each) for each in node.args[0].elts)
+            if isinstance(node.args[0], (ast.Call, ast.GeneratorExp, ast.ListComp)):
+                return UNKNOWN
+        return UNKNOWN
+
+    def add(
+        self, kind: Any, target: str, thing: Any = "path", detail: str = "", *, recursive: bool = False
+    ) -> None:
+        """Note an effect."""
+        state = self.call.state
+        if thing == "path":
+            self.effects += self.call.walk.paths(
+                kind, target, state, self.call.verb, detail=detail, recursive=recursive
+            )
+        else:
+            self.effects.append(
+                Effect(
+                    kind,
+                    target,
+                    thing,
+                    self.call.verb,
+                    privileged=state.privileged,
+                    detail=detail,
+                    resolved=UNKNOWN not in target,
+                )
+            )
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        name, given = self.name(node.func), node.args
+        one = self.text(given[0]) if given else UNKNOWN
+        two = self.text(given[1]) if len(given) > 1 else UNKNOWN
+        method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if name in _DELETES:
+            self.add("delete", one, recursive=name.endswith("rmtree"))
+        elif name in _TWO:
+            self.add("read", one)
+            self.add("write", two, detail="copy:" + one.rsplit("/", 1)[-1])
+        elif name in _MOVES:
+            self.add("move", one)
+            self.add("write", two, detail="copy:" + one.rsplit("/", 1)[-1])
+        elif name in ("os.chmod", "os.chown", "os.lchown", "shutil.chown"):
+            mode = self.mode(given[1]) if name == "os.chmod" and len(given) > 1 else two
+            self.add("chmod" if name == "os.chmod" else "chown", one, detail=mode)
+        elif name in ("os.kill", "os.killpg"):
+            negative = (
+                isinstance(given[0], ast.UnaryOp) and isinstance(given[0].op, ast.USub) if given else False
+            )
+            self.add("kill", "-1" if negative else one, "process", two)
+        elif name in ("os.nice", "os.setpriority"):
+            pass
+        elif name == "os.fork" or name == "os.forkpty":
+            self.add("exhaust", "processes", "system", detail="forks")
+        elif name in ("os.truncate",):
+            self.add("write", one, detail="truncate")
+        elif name in ("os.makedirs", "os.mkdir"):
+            self.add("create", one, detail="dir")
+        elif name in ("open", "io.open", "os.open", "codecs.open"):
+            mode = (
+                two
+                if len(given) > 1
+                else next((self.text(k.value) for k in node.keywords if k.arg == "mode"), "r")
+            )
+            kind = (
+                "append"
+                if "a" in mode or "+" in mode
+                else "write"
+                if "w" in mode or "x" in mode or name == "os.open"
+                else "read"
+            )
+            self.add("unknown" if UNKNOWN in mode else kind, one)
+        elif name in _RUNS:
+            self.run(given[0] if given else None, node)
+        elif name in ("exec", "eval", "compile"):
+            self.again(one)
+        elif name.startswith(("urllib.", "requests.", "socket.", "http.client", "ftplib", "smtplib")):
+            sends = method in ("post", "put", "send", "sendall", "connect", "sendmail")
+            self.add("send" if sends else "fetch", one, "host")
+        elif name in ("__import__",) and one.split(".")[0] in _DARK:
+            self.unclear.append(f"a program that uses {one}")
+        elif name == "getattr" and UNKNOWN in two:
+            self.unclear.append("a function that is not known")
+        elif (method in ("unlink", "rmdir") and "Path" in name) or method == "unlink":
+            self.add(
+                "delete", self.text(node.func.value) if isinstance(node.func, ast.Attribute) else UNKNOWN
+            )
+        elif method in (
+            "write_text",
+            "write_bytes",
+            "touch",
+            "read_text",
+            "read_bytes",
+            "chmod",
+            "rename",
+            "mkdir",
+        ) and isinstance(node.func, ast.Attribute):
+            kinds: dict[str, Any] = {"touch": "create", "mkdir": "create", "chmod": "chmod", "rename": "move"}
+            kind = kinds.get(method, "read" if method.startswith("read") else "write")
+            self.add(kind, self.text(node.func.value), detail=one if method == "chmod" else "")
+
+    def mode(self, node: ast.expr) -> str:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return format(node.value, "o")
+        return UNKNOWN
+
+    def run(self, node: ast.expr | None, whole: ast.Call) -> None:
+        if isinstance(node, (ast.List, ast.Tuple)):
+            from safewright.guard.parsing.shell.calls import _requoted
+
+            text = " ".join(_requoted(self.text(each)) for each in node.elts)
+        else:
+            text = self.text(node)
+        if text.strip(UNKNOWN + " ") == "":
+            self.unclear.append("a command of a program")
+        else:
+            self.scripts.append(text)
+
+    def again(self, text: str) -> None:
+        if UNKNOWN in text:
+            self.unclear.append("a program made by a program")
+            return
+        effects, scripts, unclear = read_python(text, self.arguments, self.call)
+        self.effects += effects
+        self.scripts += scripts
+        self.unclear += unclear
+
+
+def _range(node: ast.expr) -> int | None:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "range"
+        and node.args
+    ):
+        last = node.args[1] if len(node.args) > 1 else node.args[0]
+        if isinstance(last, ast.Constant) and isinstance(last.value, int):
+            return last.value
+        if isinstance(last, ast.BinOp):
+            return 1_000_000
+    return None
+
+
+_QUOTED = r"""(?:'([^']*)'|"([^"]*)"|q[qw]?[({]([^)}]*)[)}])"""
+_ACTIVE = re.compile(
+    r"\b(system|exec|unlink|rmtree|rmdir|rename|open|chmod|chown|kill|fork|eval|require|readFile|writeFile|spawn|File|"
+    r"FileUtils|IO|Dir|fs|child_process|shell_exec|passthru|popen|socket|fetch|http)\b|`"
+)
+
+
+def read_other(language: str, program: str, call: Call) -> Read:
+    """A program in perl, ruby, node or php: single calls with plain texts are read, the rest is not known."""
+    effects: list[Effect] = []
+    scripts: list[str] = []
+    left = program
+    for match in re.finditer(
+        rf"\b(?:system|exec|execSync|shell_exec|passthru)\s*\(?\s*{_QUOTED}(?:\s*,\s*{_QUOTED})*", program
+    ):
+        pieces = list(re.findall(_QUOTED, match[0]))
+        scripts.append(" ".join(next((part for part in piece if part), "") for piece in pieces))
+        left = left.replace(match[0], "")
+    deletes = r"(?:unlink|rmtree|rmdir|unlinkSync|rmSync|rm_rf|File\.delete|rmdirSync|remove_tree)"
+    for match in re.finditer(rf"\b{deletes}\s*\(?\s*{_QUOTED}", program):
+        effects += call.walk.paths(
+            "delete", match[1] or match[2] or match[3] or "", call.state, call.verb, recursive=True
+        )
+        left = left.replace(match[0], "")
+    if re.search(r"\bfork\b", left) and re.search(r"\bwhile\b|\bfor\b|\bloop\b|while\(1\)", left):
+        effects.append(Effect("exhaust", "processes", "system", call.verb, detail="forks"))
+    left = re.sub(
+        r"\b(?:require|use)\s*\(?['\"]?(?:fs|child_process|fileutils|File::Path)['\"]?\)?[.;]?", "", left
+    )
+    unclear = [f"a {language} program"] if _ACTIVE.search(left) else []
+    return effects, scripts, unclear
