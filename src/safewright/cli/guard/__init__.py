@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from safewright.cli.guard import check, policy
+from safewright.cli.guard import audit, check, mcp, memory, policy, serve
 
 app = typer.Typer(
     help="Stand between an agent and its tools: check calls, serve, test policies.", no_args_is_help=True
@@ -18,3 +18,7 @@ def guard() -> None:
 
 app.command("check")(check.check)
 app.add_typer(policy.app, name="policy")
+app.command("mcp")(mcp.mcp)
+app.add_typer(memory.app, name="memory")
+app.add_typer(audit.app, name="audit")
+app.command("serve")(serve.serve)
