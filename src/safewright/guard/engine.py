@@ -220,7 +220,8 @@ class Guard:
             verdict = self._failure(Failed("timeout"), case)
         except Exception as error:  # noqa: BLE001 - the guard never raises: what it did not foresee is denied
             verdict = self._failure(Failed("internal", _said(error)), case)
-        verdict = replace(verdict, latency_ms=1000 * (time.monotonic() - began))
+        modified = None if self.mode == "observe" else verdict.modified
+        verdict = replace(verdict, modified=modified, latency_ms=1000 * (time.monotonic() - began))
         work.until = max(work.until, time.monotonic() + LEAST_AUDIT_SECONDS)
         try:
             return await work.run(self._record, action, case, analysis, verdict)
@@ -323,7 +324,7 @@ class Guard:
             reasons=reasons if found != "allow" else (),
             failure=failure,
             detail=detail,
-            modified=None if self.mode == "observe" else modified,
+            modified=modified,
             key=case.key.text if case else "",
             policy=self.policy.digest,
             usage=usage,
