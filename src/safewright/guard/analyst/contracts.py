@@ -73,18 +73,15 @@ class Proposal(Strict):
     statement: Statement
 
 
-class _Outcome(Strict):
-    thinking: Said
-    tool: str | None
-    result: bool | None
-
-
-class NewCheck(_Outcome):
-    """A check that is proposed and judged at once."""
+class NewCheck(Strict):
+    """A check that is proposed and judged at once. Fields stand in the order in which they are to be written."""
 
     category: str
     name: Name
     statement: Statement
+    thinking: Said
+    tool: str | None
+    result: bool | None
 
     @model_validator(mode="after")
     def _decided(self) -> NewCheck:
@@ -93,11 +90,14 @@ class NewCheck(_Outcome):
         return self
 
 
-class Judgement(_Outcome):
+class Judgement(Strict):
     """What came of a check that was given."""
 
     check: str
+    thinking: Said
     delete: bool
+    tool: str | None
+    result: bool | None
 
     @model_validator(mode="after")
     def _decided(self) -> Judgement:
