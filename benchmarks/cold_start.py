@@ -1,4 +1,4 @@
-"""Cold time of ``safewright list`` and ``doctor`` beside a bare interpreter and ``import typer, numpy``.
+"""Cold time of ``safewright list``, ``doctor`` and ``guard check`` beside a bare interpreter and its imports.
 
 Every repeat is a fresh process; commands alternate; medians are printed.
 
@@ -19,6 +19,10 @@ COMMANDS = {
     "import typer": [sys.executable, "-c", "import typer"],
     "safewright list": [sys.executable, "-m", "safewright", "list"],
     "safewright doctor": [sys.executable, "-m", "safewright", "doctor"],
+    "safewright guard check": [
+        *(sys.executable, "-m", "safewright", "guard", "check", "--tool", "bash", "--arg", "cmd=ls -l"),
+        *("--user", "user:ann"),
+    ],
     "import torch": [sys.executable, "-c", "import torch"],
 }
 
