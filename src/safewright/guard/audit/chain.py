@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ class Checked:
         return not self.problems
 
 
-def verify(path: Path | str) -> Checked:
-    """Examine an audit log, or an export of one.
+def verify(path: Path | str, *, head: str | None = None) -> Checked:
+    """Examine an audit log, or an export of one; ``head``, noted earlier, must be among its hashes.
 
     Raises:
         BadInput: There is none.
@@ -48,15 +48,20 @@ def verify(path: Path | str) -> Checked:
         raise BadInput(
             f"The audit log {place} cannot be read: {error.strerror}.", fix="Check the path."
         ) from error
-    return _verify_database(place) if begin == HEADER else _verify_lines(place)
+    chain = _Chain(strict=begin == HEADER, awaited=head)
+    found = _verify_database(place, chain) if begin == HEADER else _verify_lines(place, chain)
+    if head is not None and chain.awaited is not None:
+        said = f"no record has the hash {head}: records were cut off, or this is another log."
+        found = replace(found, problems=(*found.problems, said))
+    return found
 
 
 class _Chain:
     """The chain so far."""
 
-    def __init__(self, strict: bool) -> None:
+    def __init__(self, strict: bool, awaited: str | None = None) -> None:
         self.records, self.head, self.seq = 0, GENESIS, 0
-        self.strict = strict
+        self.strict, self.awaited = strict, awaited
         self.problems: list[str] = []
 
     def take(self, record: Mapping[str, Any], hashed: str, where: str) -> None:
@@ -70,6 +75,8 @@ class _Chain:
             self.wrong(f"{said}: it does not follow the record before it.")
         elif seq != self.seq + 1:
             self.wrong(f"{said}: it should be number {self.seq + 1}.")
+        if hashed == self.awaited:
+            self.awaited = None
         self.records += 1
         self.head, self.seq = hashed, int(seq) if isinstance(seq, int) else self.seq + 1
 
@@ -81,8 +88,7 @@ class _Chain:
         return Checked(self.records, self.head, tuple(self.problems), torn)
 
 
-def _verify_database(place: Path) -> Checked:
-    chain = _Chain(strict=True)
+def _verify_database(place: Path, chain: _Chain) -> Checked:
     try:
         log = open_audit(place, read_only=True)
     except (Unavailable, BadInput) as error:
@@ -125,8 +131,7 @@ def _rows(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
         connection.text_factory = str
 
 
-def _verify_lines(place: Path) -> Checked:
-    chain = _Chain(strict=False)
+def _verify_lines(place: Path, chain: _Chain) -> Checked:
     torn = ""
     with open(place, "rb") as handle:
         lines = handle.read().split(b"\n")
@@ -139,7 +144,7 @@ def _verify_lines(place: Path) -> Checked:
             _take_line(chain, rest, len(lines))
         except ValueError:
             torn = f"the last line ({len(lines)}) was cut off after {len(rest)} bytes"
-    if not chain.records and not chain.problems:
+    if not chain.records and not chain.problems and not rest.startswith(b"{"):
         raise BadInput(
             f"{place} is no audit log: neither SQLite nor records, one a line.", fix="Check the path."
         )

@@ -42,6 +42,7 @@ class SqliteMemory:
         neighbours: int,
         threshold: float,
         must_exist: bool,
+        sound: bool,
         patience: float,
     ) -> None:
         if preset not in ("hardened", "faithful"):
@@ -60,22 +61,31 @@ class SqliteMemory:
         self._vectors: OrderedDict[str, Vectors] = OrderedDict()
         self._index, self._lock = Index(namespace), threading.Lock()
         self.path = Path(path)
+        self._database: Database | None = None
+        try:
+            self._open(embedding, must_exist, patience)
+        except Unavailable as error:
+            if sound:
+                raise
+            self.trouble = str(error)
+
+    def _open(self, embedding: str | Embedding | None, must_exist: bool, patience: float) -> None:
         new = not self.path.exists() or self.path.stat().st_size == 0
-        self.database = Database(
-            path,
+        self._database = Database(
+            self.path,
             what="guard memory",
             application=rows.APPLICATION,
             schema=rows.SCHEMA,
             synchronous="NORMAL",
-            read_only=freeze,
+            read_only=self.freeze,
             must_exist=must_exist,
             patience=patience,
         )
         try:
-            self._sealer = Sealer(rows.load_key(self.path, make=new and not freeze))
+            self.sealer = Sealer(rows.load_key(self.path, make=new and not self.freeze))
             self._embedding = self._agreed(embedding)
         except BaseException:
-            self.database.close()
+            self._database.close()
             raise
 
     def _agreed(self, wanted: str | Embedding | None) -> Embedding:
@@ -111,6 +121,17 @@ class SqliteMemory:
         return found
 
     @property
+    def database(self) -> Database:
+        """The file.
+
+        Raises:
+            Unavailable: It could not be opened.
+        """
+        if self._database is None:
+            raise Unavailable(self.trouble)
+        return self._database
+
+    @property
     def version(self) -> int:
         """Grows with every change, whoever made it."""
         with self.database.reading() as connection:
@@ -138,13 +159,13 @@ class SqliteMemory:
             version, pruned = (int(rows.meta(connection, name) or 0) for name in ("version", "pruned"))
             self._index.refresh(connection, version, pruned)
             own = rows.read_rows(
-                connection, self._sealer, "ns=? AND key_hash=?", (self.namespace, rows.key_hash(key))
+                connection, self.sealer, "ns=? AND key_hash=?", (self.namespace, rows.key_hash(key))
             )
             near = self._index.search(vector, kind, self.neighbours + len(own), self.threshold)
             found = [_found(row, 1.0) for row in own]
             for entry, score in near:
                 if len(found) < self.neighbours and all(entry != each.entry for each in found):
-                    read = rows.read_rows(connection, self._sealer, "id=?", (entry,))
+                    read = rows.read_rows(connection, self.sealer, "id=?", (entry,))
                     found += [_found(row, score) for row in read]
         return tuple(found)
 
@@ -168,7 +189,7 @@ class SqliteMemory:
         if self.preset == "faithful" and lesson.found is not None:
             key, found = lesson.found.key, lesson.found.entry
         key = _fit(key)
-        who, values = self._sealer.session(lesson.session), concrete(lesson.arguments)
+        who, values = self.sealer.session(lesson.session), concrete(lesson.arguments)
 
         def teach(row: Row) -> tuple[Row, Taught]:
             if self.preset == "faithful":
@@ -179,7 +200,7 @@ class SqliteMemory:
             settled = 0 if taught.edited else row.settled + counted
             return replace(row, items=taught.items, hits=row.hits + counted, settled=settled), taught
 
-        taught = self._edit(key, found, teach)
+        taught = self.edit(key, found, teach)
         for why in taught.turned_away:
             self._turn_away(why)
 
@@ -221,7 +242,7 @@ class SqliteMemory:
                         events.append(("tombstoned" if tombstone else "overridden", item.name))
                 return replace(row, items=items, settled=0), Taught(items, tuple(events))
 
-            taught = self._edit(row.key, row.id, overrule, by)
+            taught = self.edit(row.key, row.id, overrule, by)
             done += [name for _, name in taught.events]
         return done
 
@@ -236,7 +257,7 @@ class SqliteMemory:
             where += " AND id = ?" if isinstance(entry, int) else " AND key_text = ?"
             values.append(entry)
         with self.database.reading() as connection:
-            return rows.read_rows(connection, self._sealer, where + " ORDER BY id LIMIT ?", (*values, most))
+            return rows.read_rows(connection, self.sealer, where + " ORDER BY id LIMIT ?", (*values, most))
 
     def events(self, entry: int | None = None, *, most: int = 1_000) -> list[dict[str, Any]]:
         """What changed, latest first."""
@@ -258,9 +279,10 @@ class SqliteMemory:
 
     def close(self) -> None:
         """Close it."""
-        self.database.close()
+        if self._database is not None:
+            self._database.close()
 
-    def _edit(
+    def edit(
         self,
         key: Key,
         entry: int | None,
@@ -287,7 +309,7 @@ class SqliteMemory:
         by: str,
     ) -> Taught:
         where, value = ("id=?", entry) if entry is not None else ("key_hash=?", rows.key_hash(key))
-        found = rows.read_rows(connection, self._sealer, f"ns=? AND {where}", (self.namespace, value))
+        found = rows.read_rows(connection, self.sealer, f"ns=? AND {where}", (self.namespace, value))
         changed = rows.bump(connection)
         if found:
             row = found[0]
@@ -295,11 +317,11 @@ class SqliteMemory:
             row = rows.insert_row(connection, self.namespace, key, self._embedding.name, vector, changed)
         after, taught = change(row)
         if not rows.write_row(
-            connection, self._sealer, replace(after, updated=rows.now()), row.items, changed
+            connection, self.sealer, replace(after, updated=rows.now()), row.items, changed
         ):
             raise _Edited
         for kind, name in (() if found else (("created", ""),)) + taught.events:
-            rows.add_event(connection, self._sealer, self.namespace, row.id, kind, name, by)
+            rows.add_event(connection, self.sealer, self.namespace, row.id, kind, name, by)
         return taught
 
     def _vector(self, text: str) -> Vectors:
@@ -340,6 +362,7 @@ def open_memory(
     neighbours: int = NEIGHBOURS,
     threshold: float = THRESHOLD,
     must_exist: bool = False,
+    sound: bool = False,
     patience: float = PATIENCE_SECONDS,
 ) -> SqliteMemory:
     """Open a memory file, made where it is missing.
@@ -353,11 +376,13 @@ def open_memory(
         neighbours: Entries retrieved at most.
         threshold: Cosine below which an entry is another kind of call.
         must_exist: Whether a missing file is an error.
+        sound: Whether a damaged file is an error. Else it opens, and answers nothing: `SqliteMemory.trouble` says what
+            is wrong, and a guard denies with `memory_unavailable`.
         patience: Seconds a writer waits for others.
 
     Raises:
         BadInput: It is no memory, of another schema, or was begun with another embedding.
-        Unavailable: It is damaged or locked.
+        Unavailable: It is damaged, and ``sound`` was asked for; or it is locked for too long.
     """
     return SqliteMemory(
         path,
@@ -368,6 +393,7 @@ def open_memory(
         neighbours=neighbours,
         threshold=threshold,
         must_exist=must_exist,
+        sound=sound,
         patience=patience,
     )
 
