@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from safewright.cli.guard import audit, check, mcp, memory, policy, serve
+from safewright.cli.guard import audit, bench, check, mcp, memory, policy, serve
 
 app = typer.Typer(
     help="Stand between an agent and its tools: check calls, serve, test policies.", no_args_is_help=True
@@ -22,3 +22,4 @@ app.command("mcp")(mcp.mcp)
 app.add_typer(memory.app, name="memory")
 app.add_typer(audit.app, name="audit")
 app.command("serve")(serve.serve)
+app.add_typer(bench.app, name="bench")
