@@ -308,10 +308,14 @@ def _general(line: str, view: View) -> str:
 
     values = set(concrete(view.action.arguments))
     plain = re.sub(r"[*_#`~]{2,}|`", " ", line)
-    plain = _PIECE.sub(
-        lambda found: "VALUE" if found[0].strip(".:!?").casefold() in values else found[0], plain
-    )
+    plain = _PIECE.sub(lambda found: _placed(found[0], values), plain)
     plain = " ".join(plain.split())
     if len(re.findall(r"\w", plain)) < 2 or not re.sub(r"\bVALUE\b|[^\w]", "", plain):
         raise Failed("llm_unparsed", "a key without words")
     return plain
+
+
+def _placed(piece: str, values: set[str]) -> str:
+    """A piece of a line, or what stands in its place where it is one of the call's values."""
+    word = piece.strip(".:!?")
+    return piece.replace(word, "VALUE") if word and word.casefold() in values else piece
