@@ -149,7 +149,7 @@ def _show(outcomes: Sequence[Outcome]) -> None:
 
     table = Table(title="Labelled calls, %, with 95 % intervals (unsafe is positive)")
     for name in ("", "n", "LPA", "LPP", "LPR", "F1", "stopped though safe", "escalated"):
-        table.add_column(name, justify="left" if not name else "right")
+        table.add_column(name, justify="right" if name else "left", no_wrap=not name)
     parts = {"guard": list(outcomes)}
     parts.update({f"  {name}": each for name, each in _split(outcomes, "kind").items()})
     parts.update({f"  {name}": each for name, each in _split(outcomes, "group").items()})
