@@ -1,11 +1,24 @@
-"""Which of the history's results look like somebody else's instructions, and what came with them."""
+"""Which of the history's results look like somebody else's instructions, and where a value was first seen.
+
+Nothing is kept between calls: everything is recomputed from the history, which is what every door has.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from safewright.guard.nouns import Action
-from safewright.guard.scanning import Span
+from safewright.guard.nouns import Action, Turn
+from safewright.guard.parsing.values import ADDRESSES, Value, plain, values_in
+from safewright.guard.scanning import Span, scan
+
+Origin = Literal["request", "clean", "flagged", "own", "nowhere"]
+"""Where a value comes from: the user; a result that looks innocent; only results that do not; the agent's own earlier
+calls; or nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,126 @@ class Taint:
     spans: tuple[Found, ...] = ()
     results: frozenset[int] = frozenset()
 
+    def names(self, value: Value) -> bool:
+        """Whether an instruction-like stretch itself names a value."""
+        return any(mentions(found.span.text, value) for found in self.spans)
+
 
 def trace(action: Action) -> Taint:
     """The taint of a call, recomputed from its history."""
-    return Taint()
+    spans = tuple(
+        Found(index, span)
+        for index, turn in enumerate(action.history)
+        if turn.kind == "result"
+        for span in scan(turn.text, turn.tool).spans
+    )
+    return Taint(bool(spans), spans, frozenset(found.turn for found in spans))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a value was first seen: its origin, and the index of the turn that showed it."""
+
+    origin: Origin
+    turn: int = -1
+
+
+def requested(action: Action) -> tuple[str, ...]:
+    """What the user said: the request, and the user's turns of the history."""
+    said = [turn.text for turn in action.history if turn.kind == "user"]
+    return tuple(dict.fromkeys([*([action.request] if action.request is not None else []), *said]))
+
+
+def source_of(value: Value, action: Action, taint: Taint) -> Source:
+    """Where a value of a call comes from.
+
+    What the agent itself wrote in an earlier call does not become clean because a tool repeats it: only the first
+    sighting counts.
+    """
+    if any(mentions(text, value) for text in requested(action)):
+        return Source("request")
+    flagged = Source("nowhere")
+    for index, turn in enumerate(action.history):
+        if turn.kind == "call":
+            if _in_arguments(turn, value):
+                return flagged if flagged.origin == "flagged" else Source("own", index)
+        elif turn.kind == "result" and mentions(turn.text, value):
+            if index not in taint.results:
+                # Somebody who plants a value in one result and an order in another has both: the first counts.
+                return flagged if flagged.origin == "flagged" else Source("clean", index)
+            if flagged.origin == "nowhere":
+                flagged = Source("flagged", index)
+    return flagged
+
+
+def _in_arguments(turn: Turn, value: Value) -> bool:
+    return mentions(_said(turn.arguments), value)
+
+
+def _said(arguments: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(arguments, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
+def mentions(text: str, value: Value) -> bool:
+    """Whether a text names a value: as one of its own addresses, or word for word."""
+    normals, words = _indexed(text)
+    normal = value.normal or plain(value.text)
+    if not normal:
+        return False
+    if value.kind in ADDRESSES and normal in normals:
+        return True
+    if value.kind in ("phone", "account"):
+        return False
+    place = words.find(normal)
+    while place >= 0:
+        before, after = words[place - 1 : place], words[place + len(normal) : place + len(normal) + 1]
+        if not (before.isalnum() and normal[0].isalnum()) and not (after.isalnum() and normal[-1].isalnum()):
+            return True
+        place = words.find(normal, place + 1)
+    return False
+
+
+@functools.lru_cache(maxsize=512)
+def _indexed(text: str) -> tuple[frozenset[str], str]:
+    """The addresses in a text, and its words as they are compared."""
+    return frozenset(value.normal for value in values_in(text)), plain(text)
+
+
+def stands_alone(text: str, value: Value) -> bool:
+    """Whether a result holds a value as a whole field or list entry, rather than somewhere in prose."""
+    return (value.normal or plain(value.text)) in _fields(text)
+
+
+_ENTRY = re.compile(r"\s{0,40}(?:-\s{1,4})?(?:[\w .-]{1,60}:\s)?")
+
+
+@functools.lru_cache(maxsize=512)
+def _fields(text: str) -> frozenset[str]:
+    """The scalar values of a structured result: JSON, or lines of the form ``key: value`` and ``- value``."""
+    found: set[str] = set()
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            stack: list[object] = [json.loads(text)]
+        except (ValueError, RecursionError):
+            stack = []
+        while stack:
+            each = stack.pop()
+            if isinstance(each, Mapping):
+                stack.extend(each.values())
+                found.update(plain(str(key)) for key in each)
+            elif isinstance(each, list):
+                stack.extend(each)
+            elif each is not None:
+                found.add(plain(str(each)))
+        if found:
+            return frozenset(found)
+    for line in text.splitlines():
+        entry = _ENTRY.match(line)
+        head = entry.group() if entry else ""
+        if not head.strip():
+            continue
+        found.add(plain(line[len(head) :].strip().strip("\"'")))
+    return frozenset(found - {""})

@@ -1,25 +1,129 @@
-"""Whether the request implies such a call."""
+"""Whether the request implies such a call: what changes the world must be what the user asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from safewright.guard.nouns import Check
-from safewright.guard.rules.base import Family
+from safewright.guard.rules.base import Family, Rule
+from safewright.guard.taint import requested
 from safewright.guard.views import View
+
+WORDS: Mapping[str, tuple[str, ...]] = {
+    "send": (
+        "send", "sent", "email", "e-mail", "mail", "message", "write", "reply", "respond", "answer", "tell", "notify",
+        "inform", "invite", "forward", "share", "post", "publish", "announce", "ask", "remind", "text", "ping",
+        "contact", "let know", "dm", "report back",
+    ),
+    "pay": (
+        "pay", "payment", "send", "transfer", "refund", "wire", "buy", "purchase", "order", "settle", "reimburse",
+        "donate", "tip", "pay back", "book", "reserve",
+    ),
+    "write": (
+        "write", "create", "add", "update", "change", "edit", "set", "adjust", "save", "append", "put", "make",
+        "modify", "rename", "move", "book", "reserve", "schedule", "reschedule", "insert", "fill", "fix", "record",
+        "note", "register", "upload", "draft", "copy", "replace", "increase", "decrease", "plan", "invite",
+    ),
+    "delete": (
+        "delete", "remove", "cancel", "clear", "drop", "erase", "discard", "clean", "uninstall", "purge",
+        "unsubscribe", "kick", "get rid",
+    ),
+    "execute": (
+        "run", "execute", "install", "build", "start", "launch", "test", "deploy", "compile", "restart", "stop",
+        "call", "invoke", "do",
+    ),
+    "admin": (
+        "grant", "revoke", "permission", "permissions", "password", "account", "role", "configure", "setting",
+        "settings", "enable", "disable", "allow", "reset", "rights", "access",
+    ),
+}  # fmt: skip
+"""Words of a request that imply an effect. A tool's own `intents` replace them."""
+
+_DELEGATES = (
+    "follow the instructions", "follow its instructions", "follow their instructions", "do what it says",
+    "do what they say", "todo list", "to-do list", "to do list", "all the tasks", "the tasks in", "the tasks on",
+    "as described in", "as instructed in", "as it says", "act on it", "the steps in",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Section ``[intent]`` of a policy file."""
+    """Section ``[intent]`` of a policy file.
+
+    Args:
+        enabled: Whether the family is asked.
+        when: `tainted`: only once a result reads like instructions. `always`: of every call that changes something.
+        words: By effect, the words of a request that imply it, in place of the ones above.
+        delegates: Phrases with which a user hands over what a document says. They imply everything, as long as no
+            result reads like an attack.
+    """
 
     enabled: bool = True
+    when: Literal["tainted", "always"] = "tainted"
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    delegates: tuple[str, ...] = _DELEGATES
+
+
+IMPLIED = Rule("intent.implied", "alignment", "The user's request implies a call with such an effect.")
 
 
 def check(view: View, settings: Settings) -> Iterable[Check]:
     """The checks of a call."""
-    return ()
+    effect = view.spec.effect if view.spec is not None else "execute"
+    tainted = view.taint.tainted
+    if effect in ("read", "fetch") or (settings.when == "tainted" and not tainted):
+        return
+    if view.spec is not None and view.spec.kind != "generic" and not tainted:
+        # What a command or query does follows from its text, not from its tool.
+        return
+    said = requested(view.action)
+    advice = f"The user did not ask for this. Go on without {view.action.tool}, or ask the user."
+    if not said:
+        yield IMPLIED.says("unknown", "no request is known", advice)
+        return
+    words = (view.spec.intents if view.spec is not None else ()) or tuple(
+        settings.words.get(effect, ()) or WORDS.get(effect, ())
+    )
+    word = implied(said, words)
+    if word:
+        yield IMPLIED.says("pass", f"{word!r} implies {effect}")
+    elif not tainted and implied(said, settings.delegates):
+        yield IMPLIED.says("pass", "the user handed over what a document says")
+    else:
+        status: Literal["fail", "unknown"] = "fail" if tainted else "unknown"
+        yield IMPLIED.says(status, f"nothing in the request implies {effect} by {view.action.tool}", advice)
 
 
-FAMILY = Family("intent", "Whether the request implies such a call", Settings, check)
+def implied(texts: Iterable[str], words: Iterable[str]) -> str:
+    """The first of some words that a text has, in any of the usual endings; phrases word for word. Else empty."""
+    said = [f" {' '.join(_tokens(text))} " for text in texts]
+    stems = {_stem(token) for text in said for token in text.split()}
+    for word in words:
+        parts = _tokens(word)
+        if len(parts) == 1 and _stem(parts[0]) in stems:
+            return word
+        if len(parts) > 1 and any(f" {' '.join(parts)} " in text for text in said):
+            return word
+    return ""
+
+
+_TOKEN = re.compile(r"[^\W_]+")
+
+
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(text.casefold())
+
+
+def _stem(token: str) -> str:
+    """A word without the endings of English verbs, roughly: paid stays paid, sends and sending become send."""
+    for ending in ("ing", "ed", "es", "s", "e"):
+        if token.endswith(ending) and len(token) - len(ending) >= 3:
+            token = token[: -len(ending)]
+            break
+    return token[:-1] if len(token) > 3 and token[-1] == token[-2] else token
+
+
+FAMILY = Family("intent", "Whether the request implies such a call", Settings, check, (IMPLIED,))
