@@ -88,10 +88,13 @@ def merged(
     events: list[tuple[str, str]] = []
     turned_away: list[str] = []
     values = tuple(values)
+    standing = {(check.category, check.id) for check in _own(checks) if check.status != "deleted"}
     for check in _own(checks):
         name = (check.category, check.id)
         old = after.get(name)
         if check.status == "deleted":
+            if name in standing:
+                continue  # a duplicate was struck out; the check itself stands
             if old is not None and old.state != "tombstoned" and not tainted and old.origin != TAINTED:
                 after[name] = _struck(old, who, events)
             continue
