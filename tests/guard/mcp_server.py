@@ -24,8 +24,12 @@ def tool(name: str, description: str = "", **more: Any) -> types.Tool:
 async def list_tools(ctx: Any, params: Any) -> Any:
     destructive = types.ToolAnnotations(read_only_hint=False, destructive_hint=True)
     if params is not None and params.cursor == "two":
-        return types.ListToolsResult(tools=[tool("second_page", annotations=destructive), tool("secret_tool")])
-    structured = tool("structured", output_schema={"type": "object", "properties": {"n": {"type": "integer"}}})
+        return types.ListToolsResult(
+            tools=[tool("second_page", annotations=destructive), tool("secret_tool")]
+        )
+    structured = tool(
+        "structured", output_schema={"type": "object", "properties": {"n": {"type": "integer"}}}
+    )
     names = ("hang", "flood", "garbage", "raise_it", "pid", "poison", "spawn", "grow", "progress")
     tools = [tool("echo", SAID["echo"]), structured, *map(tool, names)]
     return types.ListToolsResult(tools=tools, next_cursor="two")

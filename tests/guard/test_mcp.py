@@ -28,6 +28,7 @@ POLICY = (
     + '[tools.secret_tool]\neffect = "read"\n[roles.guest]\ndenied_tools = ["secret*"]\n'
 )
 USER = Principal("ann", "user")
+PLAIN = Options(principal=USER, request="say hello")
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ async def door(
     mode: str = "auto",
     answer: Any = None,
     pins: Path | None = None,
-    options: Options = Options(principal=USER, request="say hello"),
+    options: Options = PLAIN,
     **client: Any,
 ) -> AsyncIterator[tuple[Any, Proxy]]:
     """A client of a proxy of the tests' server, all in this process. ``answer`` is what its human says."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import sys
@@ -20,6 +19,8 @@ from safewright.guard.doors.mcp.spawning import kill_group, spawned
 if TYPE_CHECKING:
     from safewright.guard.engine import Guard
 
+LOG = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 60.0
 
 
@@ -31,7 +32,7 @@ async def proxied(
     url: str = "",
     headers: Mapping[str, str] | None = None,
     pins: Path | None = None,
-    options: Options = Options(),
+    options: Options | None = None,
     children: list[int] | None = None,
 ) -> AsyncIterator[tuple[Any, Proxy]]:
     """A low-level `mcp` server that stands before the one that ``command`` starts or ``url`` names.
@@ -55,17 +56,51 @@ async def proxied(
         for proxy in held:
             await proxy.heard(message)
 
-    # One scope around everything: what is entered while connecting stays open long after it.
-    scope = anyio.CancelScope(deadline=anyio.current_time() + CONNECT_SECONDS)
-    with scope:
-        async with AsyncExitStack() as stack:
-            client = await _connected(stack, command, url, headers, options, children, heard)
-            scope.deadline = math.inf
-            proxy = Proxy(guard, client, pins_of(pins, command, url), options)
+    options = options if options is not None else Options()
+    link = Link()
+
+    async def keep(*, task_status: Any) -> None:
+        try:
+            async with AsyncExitStack() as stack:
+                link.client = await _connected(stack, command, url, headers, options, children, heard)
+                task_status.started()
+                await link.over.wait()
+        except Exception as error:
+            if link.client is None:
+                raise
+            # What fails later ends the link, not the proxy: calls get an error result.
+            LOG.warning("the server of tools is gone: %s", _first(error))
+        finally:
+            link.client = None
+
+    try:
+        async with anyio.create_task_group() as group:
+            with anyio.fail_after(CONNECT_SECONDS):
+                await group.start(keep)
+            proxy = Proxy(guard, link, pins_of(pins, command, url), options)
             held.append(proxy)
             yield server_of(proxy), proxy
-    if scope.cancelled_caught:
-        raise Missing("The server of tools did not answer.", fix="Run its command by hand.")
+            link.over.set()
+    except ExceptionGroup as error:
+        first = _first(error)
+        if isinstance(first, TimeoutError):
+            first = Missing("The server of tools did not answer.", fix="Run its command by hand.")
+        raise (first if isinstance(first, SafewrightError) else error) from None
+
+
+class Link:
+    """The client of a server that may go away; asking it for anything then is an error."""
+
+    def __init__(self) -> None:
+        import anyio
+
+        self.client: Any = None
+        self.over = anyio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        if self.client is None:
+            raise Missing("The server of tools is gone.", fix="Start it, and this proxy, again.")
+        return getattr(self.client, name)
 
 
 async def _connected(
@@ -117,7 +152,7 @@ def server_of(proxy: Proxy) -> Any:
     from mcp.server.lowlevel import Server
 
     client = proxy.client
-    has, info, session = client.server_capabilities, client.server_info, client.session
+    has, info = client.server_capabilities, client.server_info
     handlers: dict[str, Any] = {"on_list_tools": proxy.list_tools, "on_call_tool": proxy.call_tool}
 
     async def prompts(ctx: Any, params: Any) -> Any:
@@ -125,7 +160,9 @@ def server_of(proxy: Proxy) -> Any:
 
     async def prompt(ctx: Any, params: Any) -> Any:
         what = f"prompts/{params.name}"
-        return await proxy.read(ctx, params, what, lambda: session.get_prompt(params.name, params.arguments))
+        return await proxy.read(
+            ctx, params, what, lambda: client.session.get_prompt(params.name, params.arguments)
+        )
 
     async def resources(ctx: Any, params: Any) -> Any:
         return await client.list_resources(cursor=_cursor(params), cache_mode="bypass")
@@ -135,12 +172,12 @@ def server_of(proxy: Proxy) -> Any:
 
     async def resource(ctx: Any, params: Any) -> Any:
         what = f"resources/{params.uri}"
-        return await proxy.read(ctx, params, what, lambda: session.read_resource(params.uri))
+        return await proxy.read(ctx, params, what, lambda: client.session.read_resource(params.uri))
 
     async def completion(ctx: Any, params: Any) -> Any:
         argument = {"name": params.argument.name, "value": params.argument.value}
         context = params.context.arguments if params.context is not None else None
-        return await session.complete(ref=params.ref, argument=argument, context_arguments=context)
+        return await client.session.complete(ref=params.ref, argument=argument, context_arguments=context)
 
     if has.prompts is not None:
         handlers |= {"on_list_prompts": prompts, "on_get_prompt": prompt}
@@ -197,7 +234,10 @@ async def serve_stdio(guard: Guard, **how: Any) -> None:
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(end_on_signals)
-            async with proxied(guard, children=children, **how) as (server, _), stdio_server() as (read, write):
+            async with (
+                proxied(guard, children=children, **how) as (server, _),
+                stdio_server() as (read, write),
+            ):
                 offered = server.create_initialization_options(NotificationOptions(tools_changed=True))
                 await server.run(read, write, offered)
             group.cancel_scope.cancel()
