@@ -1,0 +1,149 @@
+"""Processes, accounts, services, resources and the network, as shell commands touch them."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from safewright.guard.nouns import CheckStatus
+from safewright.guard.parsing.shell.model import UNKNOWN, Command, Effect
+from safewright.guard.rules._shell_paths import Finding, Place
+
+PRIVILEGED: dict[str, tuple[str, str]] = {
+    "become": ("identity", "This user may not act as another one."),
+    "account": ("accounts", "Only an administrator changes accounts."),
+    "password": ("accounts", "Passwords are not changed by an agent."),
+    "service": ("services", "Only an administrator changes services."),
+    "power": ("services", "The system is not shut down."),
+    "kernel": ("services", "Only an administrator changes the running kernel."),
+    "firewall": ("services", "Only an administrator changes the network."),
+    "mount": ("services", "Only an administrator mounts file systems."),
+    "log": ("logs", "Logs are kept."),
+    "cron": ("schedule", "Scheduled jobs are not changed by an agent; ask the user."),
+    "trace": ("processes", "The memory of processes is not read."),
+}
+
+
+def of_system(effect: Effect, command: Command, who: Place, settings: Any) -> Iterator[Finding]:
+    """What is to be said of an effect on something that is no path."""
+    kind, said = effect.kind, f"{effect.kind} {effect.target} {effect.detail}".strip()
+    if kind == "exhaust":
+        yield from _exhausts(effect, said, settings)
+    elif kind == "kill":
+        yield from _kills(effect, said, who, settings)
+    elif kind == "priority":
+        yield from _priorities(effect, said, who)
+    elif kind == "package":
+        yield from _packages(effect, said, who, settings)
+    elif kind == "unknown":
+        known = command.verb in settings.known_programs or settings.unknown_programs == "pass"
+        if not known:
+            yield ("known", "unknown", effect.target, f"It is not known what {effect.target[:40]} does.")
+    elif kind == "delete":
+        yield ("system", "unknown", said, "Tables are not dropped by an agent; ask the user.")
+    elif kind == "send":
+        status: CheckStatus = (
+            "unknown"
+            if effect.detail in ("force", "remote")
+            or command.verb in ("nc", "ncat", "netcat", "socat", "telnet")
+            or effect.target.startswith(("/dev/tcp", "/dev/udp"))
+            else "pass"
+        )
+        yield ("network", status, said, "Say where data goes, and why.")
+    elif kind in PRIVILEGED:
+        rule, advice = PRIVILEGED[kind]
+        if who.privileged:
+            yield (rule, _by_root(effect, settings), said, advice)
+        else:
+            yield (rule, "fail", said, advice)
+
+
+def _by_root(effect: Effect, settings: Any) -> CheckStatus:
+    """What a privileged principal's administration comes to."""
+    kind, target, detail = effect.kind, effect.target, effect.detail
+    if kind == "power":
+        return "fail"
+    if kind == "account":
+        grave = target in ("root", "0") and re.search(
+            r"userdel|deluser|usermod:.*[Le]|passwd:.*[lde]|chage", detail
+        )
+        if grave or ";uid0" in detail:
+            return "fail"
+        locks = ";admin" in detail or re.search(r"(usermod|passwd):\S*(L|\bl\b|lock)|chage", detail)
+        return "unknown" if locks else "pass"
+    if kind == "password":
+        return "unknown" if target in ("root", "") or UNKNOWN in target else "pass"
+    if kind == "service":
+        stops = detail in ("stop", "disable", "mask", "kill", "remove", "off", "--now")
+        listed = any(fnmatch.fnmatchcase(target, each) for each in settings.services if each != "*")
+        return "fail" if stops and (listed or target == "*") else "pass"
+    if kind == "firewall":
+        down = detail == "off" or re.search(r"\b(down|flush|del|off)\b", target)
+        return "fail" if down else "unknown"
+    if kind == "cron":
+        return "unknown" if detail == "remove" else "pass"
+    if kind == "trace":
+        return "fail" if target == "1" else "unknown"
+    if kind == "become":
+        return "unknown" if detail == "host mounted" else "pass"
+    return "unknown"
+
+
+def _exhausts(effect: Effect, said: str, settings: Any) -> Iterator[Finding]:
+    advice = "Give it a bound: a count, a size, a time."
+    rounds = re.fullmatch(r"(\d+) times", effect.detail)
+    if rounds and int(rounds[1]) < settings.most_rounds:
+        return
+    if effect.detail.isdigit() and int(effect.detail) <= settings.most_bytes:
+        return
+    yield ("exhaustion", "fail", said, advice)
+
+
+def _kills(effect: Effect, said: str, who: Place, settings: Any) -> Iterator[Finding]:
+    target = effect.target
+    advice = "End only processes that you started, by their id."
+    name = target.removeprefix("name:")
+    if target in ("1", "-1", "0") or (target.startswith("-") and target.lstrip("-").isdigit()):
+        yield ("processes", "fail", said, advice)
+    elif target.startswith("user:"):
+        yield ("processes", "unknown" if target == f"user:{who.user}" else "fail", said, advice)
+    elif target.startswith("name:") and any(fnmatch.fnmatchcase(name, each) for each in settings.processes):
+        yield ("processes", "fail", said, advice)
+    elif not effect.resolved or not target:
+        yield ("processes", "unknown", said, advice)
+    else:
+        yield ("processes", "pass", said, "")
+
+
+def _priorities(effect: Effect, said: str, who: Place) -> Iterator[Finding]:
+    advice = "Leave priorities of other processes as they are."
+    raised = effect.detail.startswith("-")
+    if effect.target == "1" or (not who.privileged and (raised or effect.target.startswith("user:"))):
+        yield ("processes", "fail", said, advice)
+    elif not effect.resolved or effect.target.startswith("user:"):
+        yield ("processes", "unknown", said, advice)
+    else:
+        yield ("processes", "pass", said, "")
+
+
+def _packages(effect: Effect, said: str, who: Place, settings: Any) -> Iterator[Finding]:
+    if effect.detail.startswith("own:"):
+        yield ("packages", "pass", said, "")
+    elif not who.privileged:
+        yield (
+            "packages",
+            "fail",
+            said,
+            "Only an administrator changes packages; use an environment of your own.",
+        )
+    else:
+        named = [
+            word
+            for word in effect.target.split()
+            for each in settings.packages
+            if fnmatch.fnmatchcase(word, each)
+        ]
+        removes = effect.detail in ("remove", "purge", "autoremove", "uninstall", "del", "erase")
+        yield ("packages", "fail" if removes and named else "pass", said, "The system needs this package.")
