@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from safewright.cli.guard import audit, bench, check, mcp, memory, policy, serve
+from safewright.cli.guard import audit, bench, check, hook, mcp, memory, policy, serve
 
 app = typer.Typer(
     help="Stand between an agent and its tools: check calls, serve, test policies.", no_args_is_help=True
@@ -23,3 +23,4 @@ app.add_typer(memory.app, name="memory")
 app.add_typer(audit.app, name="audit")
 app.command("serve")(serve.serve)
 app.add_typer(bench.app, name="bench")
+app.command("hook", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(hook.hook)

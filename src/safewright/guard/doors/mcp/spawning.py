@@ -52,7 +52,8 @@ async def spawned(
         ) from error
     if on_start is not None:
         on_start(process.pid)
-    stdin, stdout = process.stdin, process.stdout
+    stdin: Any = process.stdin
+    stdout: Any = process.stdout
     arrived, incoming = anyio.create_memory_object_stream[Any](0)
     outgoing, departing = anyio.create_memory_object_stream[Any](0)
 
