@@ -23,6 +23,7 @@ MOST_NAMES = 100
 LONGEST_NAME = 200
 LONGEST_TEXT = 2_000
 DEEPEST = 60
+MOST_BITS = 10_000
 
 _KEYLIKE = re.compile(r"[A-Za-z0-9+/=_-]{20,}")
 _ASSIGNED = re.compile(r"(?i)\b(pass(?:word|wd)?|secret|token|api[_-]?key)(\s*[:=]\s*)\S{1,500}")
@@ -101,8 +102,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     if isinstance(value, int):
-        # Beyond that, readers of JSON lose digits, and Python refuses to print very long ones.
-        return int(value) if abs(value) < 2**63 else f"int:{value:#x}"[:LONGEST_TEXT]
+        # Python refuses to print very long ones; a call that holds one is no valid call.
+        return int(value) if value.bit_length() < MOST_BITS else f"int:{value:#x}"[:LONGEST_TEXT]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
     if depth >= DEEPEST:

@@ -64,9 +64,11 @@ def replay(records: Iterable[Mapping[str, Any]], policy: Policy, *, preset: str 
                 redacted += 1
                 continue
             try:
-                action = read_action(kept)
+                action = read_action(kept) if record.get("failure") != "invalid_action" else None
             except BadInput:
-                unreadable += 1  # it was an invalid action then, and would be one now
+                action = None
+            if action is None:
+                unreadable += 1  # no valid call then, and none now
                 continue
             verdict = judge.verdict(action, record)
             judged += 1
