@@ -46,7 +46,8 @@ def kind_of(body: dict[str, Any]) -> str:
     kinds = {
         "You know how": "step_back",
         "You plan": "analyzer",
-        "You carry out": "executor",
+        "You carry out safety": "executor",
+        "You carry out settled": "settled",
         "You examine": "fused",
     }
     kind = next(name for begin, name in kinds.items() if first.startswith(begin))

@@ -38,6 +38,9 @@ POLICY_READ = Policy.read(POLICY)
 TICKS = "```"
 
 
+KEY = key_of(View(note(), POLICY_READ)).text
+
+
 class Recall:
     """A memory that returns one entry, and keeps what it is taught."""
 
@@ -85,7 +88,8 @@ def by_kind(**answers: Any) -> Any:
         for name, begin in (
             ("step_back", "You know"),
             ("analyzer", "You plan"),
-            ("executor", "You carry out"),
+            ("executor", "You carry out safety"),
+            ("settled", "You carry out settled"),
             ("fused", "You examine"),
         ):
             if begins.startswith(begin):
@@ -108,7 +112,7 @@ def test_faithful_asks_three_times_in_the_papers_order() -> None:
         verdict = opened.check(note())
         assert server.kinds() == ["step_back", "analyzer", "executor"]
     assert verdict.decision == "allow"
-    assert verdict.key == "Send a message.\nsend TEXT"
+    assert verdict.key == "Send a message. | send TEXT"
     assert [(c.id, c.status, c.origin) for c in own(verdict)] == [
         ("llm.own-mailbox", "pass", "new"),
         ("llm.polite", "deleted", "new"),
@@ -122,7 +126,7 @@ def test_faithful_asks_three_times_in_the_papers_order() -> None:
 
 
 def test_faithful_shows_the_analyzer_only_the_natural_half_of_memory() -> None:
-    memory = Recall(known(), score=0.1, natural="Send something.", text="Send something.\nsend --to X")
+    memory = Recall(known(), score=0.1, natural="Send something.", text="Send something. | send --to X")
     script = by_kind(step_back=stepped(), analyzer=analyzed("x"), executor=executed(judged("c1")))
     with serving(script) as server, guard(server.model, memory, preset="faithful") as opened:
         opened.check(note())
@@ -241,10 +245,7 @@ def test_fused_is_one_call_about_memory_and_what_is_new() -> None:
         verdict = opened.check(note())
         assert server.kinds() == ["fused"]
     shown = data_of(server.asked[0])["memory"]["checks"]
-    assert [(c["id"], c["name"], c["settled"]) for c in shown] == [
-        ("m1", "llm.own-mailbox", True),
-        ("m2", "llm.fresh", False),
-    ]
+    assert [(c["id"], c["name"]) for c in shown] == [("m1", "llm.own-mailbox"), ("m2", "llm.fresh")]
     assert [(c.id, c.status, c.origin) for c in own(verdict)] == [
         ("llm.own-mailbox", "pass", "memory"),
         ("llm.fresh", "deleted", "memory"),
@@ -275,20 +276,20 @@ def test_a_new_check_cannot_stand_in_for_a_remembered_one_of_its_name() -> None:
 
 @pytest.mark.parametrize("calls", ["fused", "faithful"])
 def test_a_stable_key_skips_the_analyzer(calls: Any) -> None:
-    memory = Recall(known(), known("llm.fresh", "quarantined"), stable=True)
-    script = by_kind(executor=executed(judged("c1")))
+    memory = Recall(known(), known("llm.fresh", "quarantined"), stable=True, text=KEY)
+    script = by_kind(settled=executed(judged("c1")))
     with serving(script) as server, guard(server.model, memory, calls=calls) as opened:
         verdict = opened.check(note())
-        assert server.kinds() == ["executor"]
+        assert server.kinds() == ["settled"]
     assert [(c.id, c.origin) for c in own(verdict)] == [("llm.own-mailbox", "memory")]
     assert memory.lessons[0].found is not None
 
 
-def test_a_stable_key_without_a_settled_check_does_not() -> None:
-    memory = Recall(known(state="quarantined"), stable=True)
-    with serving(in_turn(fused(old=(judged("m1"),), same=True))) as server:
-        guard(server.model, memory).check(note())
-        assert server.kinds() == ["fused"]
+def test_a_key_without_a_settled_check_of_its_own_does_not() -> None:
+    for memory in (Recall(known(state="quarantined"), stable=True, text=KEY), Recall(known(), stable=True)):
+        with serving(in_turn(fused(old=(judged("m1"),), same=True))) as server:
+            guard(server.model, memory).check(note())
+            assert server.kinds() == ["fused"]  # nothing is settled, or only for a neighbour
 
 
 def test_04_a_flag_alone_never_joins_two_keys() -> None:
@@ -324,6 +325,78 @@ def test_faithful_preset_refuses_what_is_not_the_papers() -> None:
         open_analyst("http://127.0.0.1:1/v1", policy=POLICY_READ)
 
 
+# With the real memory
+
+
+def entries(path: Path) -> list[tuple[Any, ...]]:
+    """All that memory holds of its entries and checks."""
+    import sqlite3
+
+    with sqlite3.connect(path) as connection:
+        rows = connection.execute("SELECT * FROM entry ORDER BY id").fetchall()
+        rows += connection.execute("SELECT * FROM check_item ORDER BY entry_id, category, name").fetchall()
+    connection.close()
+    return rows
+
+
+@pytest.mark.parametrize("calls", ["fused", "faithful"])
+def test_04_no_contamination_by_a_flag(calls: Any, tmp_path: Path) -> None:
+    path = tmp_path / "memory.db"
+    script = by_kind(
+        fused=fused(new("about b"), same=True),
+        analyzer=analyzed("about b", move="add"),
+        executor=executed(judged("c1")),
+    )
+    with serving(script) as server, guard(server.model, path, calls=calls, cache_seconds=0) as opened:
+        read = note(tool="read_note", arguments={"folder": "in", "unread": True, "most": 3})
+        assert opened.check(read).decision == "allow"
+        before = entries(path)
+        assert opened.check(note()).decision == "allow"
+        after = entries(path)
+        assert [row for row in after if row in before] == before
+        assert len(after) == 2 * len(before)
+        opened.check(note())
+        assert len(entries(path)) == len(after)  # the same call again is the same entry
+
+
+def test_a_key_becomes_stable_and_then_costs_less(tmp_path: Path) -> None:
+    def script(body: dict[str, Any]) -> str:
+        data = data_of(body)
+        if "checks" in data:
+            return executed(*(judged(check["id"]) for check in data["checks"]))
+        old = tuple(judged(check["id"]) for check in (data["memory"] or {"checks": []})["checks"])
+        return fused(*([] if old else [new()]), old=old, same=bool(old))
+
+    with serving(script) as server, guard(server.model, tmp_path / "memory.db") as opened:
+        for n in range(8):
+            assert opened.check(note(session=f"session {n}")).decision == "allow"
+        kinds = server.kinds()
+    assert kinds[0] == "fused"
+    assert kinds[-1] == "settled"
+    assert kinds == sorted(kinds)  # once settled, it stays so
+
+
+def test_faithful_overwrites_the_entry_that_the_flag_names(tmp_path: Path) -> None:
+    """The paper's rule, kept for comparison: the neighbour's list is replaced (D6)."""
+    path = tmp_path / "memory.db"
+    said = in_turn_each(stepped("Read a note.", "read"), stepped("Send a note to a person.", "send"))
+    script = by_kind(
+        step_back=said,
+        analyzer=in_turn_each(analyzed("first"), analyzed("second", move="revise_merge")),
+        executor=executed(judged("c1")),
+    )
+    with (
+        serving(lambda body: called(script(body))) as server,
+        guard(server.model, Path(path), preset="faithful") as opened,
+    ):
+        opened.check(note(tool="read_note"))
+        opened.check(note(tool="read_note", arguments={"other": "x"}))
+        assert opened.unlearned == 0
+        rows = entries(path)
+    assert len([row for row in rows if "llm.second" in row]) == 1
+    assert not [row for row in rows if "llm.first" in row]
+
+
 # Keys
 
 
@@ -350,7 +423,7 @@ def test_06_step_back_robustness() -> None:
     for one, two in pairs:
         keys = step_back(one), step_back(two)
         assert keys[0] != keys[1]
-        assert all(key.count("\n") == 1 and "*" not in key and "`" not in key for key in keys)
+        assert all(key.isprintable() and "*" not in key and "`" not in key for key in keys)
     fenced = f"{TICKS}JSON\n{pairs[0][0]}\n{TICKS}"
     assert step_back(fenced) == step_back(pairs[0][0])
     failures = {
@@ -368,7 +441,7 @@ def test_06_step_back_robustness() -> None:
 def test_a_key_holds_none_of_the_calls_values() -> None:
     said = stepped("Send a message to bob@example.org about VX-200.", "send_note bob@example.org VX-200 now")
     key = step_back(said, arguments={"to": "bob@example.org", "text": "VX-200 arrived"})
-    assert key == "Send a message to VALUE about VALUE.\nsend_note VALUE VALUE now"
+    assert key == "Send a message to VALUE about VALUE. | send_note VALUE VALUE now"
 
 
 def test_a_failed_step_back_is_a_failure_with_its_answer_on_record() -> None:
@@ -440,7 +513,7 @@ def test_what_is_asked_of_every_call_comes_first_and_is_the_same() -> None:
         first, second = (body["messages"] for body in server.asked)
     assert first[0] == second[0]
     assert first[0]["role"] == "system"
-    for said in (*POLICY_READ.principles, *POLICY_READ.criteria.values()):
+    for said in (*POLICY_READ.principles, *POLICY_READ.criteria.values(), "data_access"):
         assert said in first[0]["content"]
     assert data_of(server.asked[1])["principal"] is None
 
@@ -626,7 +699,7 @@ def test_the_deterministic_key_holds_where_the_model_is_not_asked_for_one() -> N
         assert opened.check(note()).key == key_of(View(note(), POLICY_READ)).text
     with serving(by_kind(step_back=stepped(), fused=fused(new()))) as server:
         opened = guard(server.model, step_back=True)
-        assert opened.check(note()).key == "Send a message to a person.\nsend_note TEXT"
+        assert opened.check(note()).key == "Send a message to a person. | send_note TEXT"
 
 
 def test_opening_a_guard_without_a_model_imports_nothing_of_this() -> None:

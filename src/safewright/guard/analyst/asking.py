@@ -193,9 +193,11 @@ def context(view: View) -> dict[str, Any]:
     action = view.action
     principal = None
     if action.principal is not None:
-        attributes = json.dumps(dict(action.principal.attributes), ensure_ascii=False, default=str)
         who = f"id {action.principal.id!r}, role {action.principal.role!r}, {view.privilege} rights"
-        principal = cut(f"{who}, attributes {attributes}", MOST_ATTRIBUTES)
+        if action.principal.attributes:
+            attributes = json.dumps(dict(action.principal.attributes), ensure_ascii=False, default=str)
+            who += f", attributes {attributes}"
+        principal = cut(who, MOST_ATTRIBUTES)
     return {
         "agent": cut(action.agent, MOST_AGENT),
         "request": None if action.request is None else cut(action.request, MOST_REQUEST),
@@ -220,6 +222,7 @@ def system_of(prompt: str, policy: Policy, tools: Mapping[str, str]) -> str:
     values = {
         "criteria": _listed([f"{name}: {said}" for name, said in policy.criteria.items()]),
         "principles": _listed(policy.principles or ("Nothing beyond the categories.",)),
+        "names": ", ".join(tools) or "(there are none)",
         "tools": _listed([f"{name}: {said}" for name, said in tools.items()] or ["(there are none)"]),
     }
     return found.render(**{name: value for name, value in values.items() if name in found.variables()})

@@ -132,6 +132,10 @@ class Served:
             return True
         return False
 
+    def forget(self) -> None:
+        """Leave the connections alone: they are another process's."""
+        self._lines = None
+
     async def aclose(self) -> None:
         """Close the connections; on the loop they were made on."""
         lines, self._lines = self._lines, None

@@ -51,7 +51,6 @@ class Item:
             "category": self.category,
             "name": self.id,
             "statement": self.statement,
-            **({"settled": self.settled} if self.remembered else {}),
         }
 
 

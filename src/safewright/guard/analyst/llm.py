@@ -40,6 +40,8 @@ SAME = 0.80
 MARGIN_SECONDS = 0.25
 """Kept back of a deadline, so that a silent model ends as `llm_timeout` and not as the engine's `timeout`."""
 CACHE_SECONDS = 30.0
+LONGEST_HALF = 400
+"""Characters of either half of a key that the model writes; memory takes keys of at most 1,000."""
 MINI_LM = "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -105,7 +107,7 @@ class LLMAnalyst:
             return _failure(failed, asked)
         self._before[view] = asked
         key = key_of(view)
-        return dataclasses.replace(key, text=f"{natural}\n{command}", natural=natural), asked.usage
+        return dataclasses.replace(key, text=f"{natural} | {command}", natural=natural), asked.usage
 
     async def analyse(
         self, view: View, key: Key, found: Sequence[Found], pinned: Sequence[Check], seconds: float
@@ -142,9 +144,12 @@ class LLMAnalyst:
         known = remembered_items(best.checks, self.policy.criteria, "m") if best is not None else []
         settled = [item for item in known if item.settled]
         about = context(view)
-        about["rules"] = [{"rule": check.id, "found": check.status} for check in pinned]
-        if best is not None and best.stable and settled and not self.faithful:
-            judged = await self._execute(about, [_renamed(i, n) for n, i in enumerate(settled, 1)], asked)
+        about["rules"] = [
+            {"rule": check.id, "found": check.status} for check in pinned if check.status != "pass"
+        ]
+        if best is not None and _skips(key, best) and settled and not self.faithful:
+            items = [_renamed(item, n) for n, item in enumerate(settled, 1)]
+            judged = await self._execute(about, items, asked, "guard_settled")
             belongs = True
         elif self.calls == "fused":
             judged, same = await self._fuse(about, best, known, asked)
@@ -180,12 +185,16 @@ class LLMAnalyst:
         return items, said.in_memory, said.action
 
     async def _execute(
-        self, about: dict[str, Any], items: Sequence[Item], asked: Asked
+        self,
+        about: dict[str, Any],
+        items: Sequence[Item],
+        asked: Asked,
+        prompt: str = "guard_executor",
     ) -> list[tuple[Item, Any]]:
         data = {**about, "checks": [item.shown() for item in items]}
         said = await ask(
             self.client,
-            self._system("guard_executor"),
+            self._system(prompt),
             data,
             self._contracts().executed,
             asked,
@@ -275,6 +284,11 @@ def _kin(key: Key, found: Found) -> bool:
     return same and found.score >= SAME
 
 
+def _skips(key: Key, found: Found) -> bool:
+    """Whether nothing new needs to be proposed: the entry has settled, and it is this very key's, not a neighbour's."""
+    return found.stable and found.key.text == key.text
+
+
 def _asked(seconds: float) -> Asked:
     return Asked(time.monotonic() + seconds - min(MARGIN_SECONDS, seconds / 10), [])
 
@@ -309,7 +323,7 @@ def _general(line: str, view: View) -> str:
     values = set(concrete(view.action.arguments))
     plain = re.sub(r"[*_#`~]{2,}|`", " ", line)
     plain = _PIECE.sub(lambda found: _placed(found[0], values), plain)
-    plain = " ".join(plain.split())
+    plain = " ".join(plain.split())[:LONGEST_HALF].rstrip()
     if len(re.findall(r"\w", plain)) < 2 or not re.sub(r"\bVALUE\b|[^\w]", "", plain):
         raise Failed("llm_unparsed", "a key without words")
     return plain

@@ -167,6 +167,7 @@ class Guarded:
             if (
                 self._loop is None or self._loop[0] != os.getpid()
             ):  # a forked child has no thread of its parent's
+                getattr(self.client, "forget", lambda: None)()
                 self._gate = asyncio.Semaphore(self._concurrency)
                 self._loop = (os.getpid(), Background().__enter__())
             return self._loop[1]
