@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from safewright.guard.nouns import CheckStatus, Decision, Failure, Method, Origin, TurnKind
 
 MOST_ACTIONS = 32
 """Calls of one batch."""
 Object = dict[str, Any]
+
+
+def _whole(value: Any) -> Any:
+    """In JSON, 2.0 is a whole number too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class _Asked(BaseModel):
@@ -52,9 +57,9 @@ class EntryBody(_Asked):
     type: Literal["file", "dir", "link", "other"]
     owner: str = "root"
     group: str = "root"
-    mode: Annotated[int, Field(ge=0, le=0o7777)] = 0o755
+    mode: Annotated[int, Field(ge=0, le=0o7777), BeforeValidator(_whole)] = 0o755
     target: str | None = None
-    size: Annotated[int, Field(ge=0, le=2**62)] = 0
+    size: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)] = 0
 
 
 class ActionBody(_Asked):
@@ -68,7 +73,7 @@ class ActionBody(_Asked):
     session: str = ""
     history: list[TurnBody] = []
     siblings: list[TurnBody] = []
-    environment: dict[Annotated[str, Field(pattern="^/")], EntryBody] | None = None
+    environment: dict[str, EntryBody] | None = None
     schema_: Annotated[Object | None, Field(alias="schema")] = None
     hints: Object = {}
 
