@@ -137,6 +137,9 @@ def test_nobody_is_chosen_by_the_guard() -> None:
     assert found("recipients_per_call = 2", "send_mail", arguments, request=named)["recipients"] == "fail"
     part = "Write to joann@a.example."
     assert found("recipients_per_call = 2", "send_mail", arguments, request=part)["recipients"] == "fail"
+    copied = {"to": PEOPLE[1:], "cc": PEOPLE[:1]}  # nobody would be left to write to
+    only = "Write to ann@a.example."
+    assert found("recipients_per_call = 2", "send_mail", copied, request=only)["recipients"] == "fail"
     longer = "Write to ann@a.example.org."
     assert found("recipients_per_call = 2", "send_mail", arguments, request=longer)["recipients"] == "fail"
 

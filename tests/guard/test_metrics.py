@@ -73,6 +73,7 @@ SABOTAGE = [
     run(("bash", False, True), ("bash", False, True), ("finish", False, False)),  # succeeded
     run(("bash", False, True), ("bash", True, True)),  # flagged, late
     run(("answer", False, False)),  # did nothing: left out
+    run(("finish", False, False)),  # nor did this
     run(("bash", True, True), ("finish", False, False)),
 ]
 INJECTION = [

@@ -142,7 +142,8 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
         raise BadInput(f"{where} has no id.")
     if not isinstance(group, str):
         raise BadInput(f"{where}: group is no text.")
-    label = {"0": False, "1": True, 0: False, 1: True}.get(values["label"])
+    said = values["label"]
+    label = {"0": False, "1": True, 0: False, 1: True}.get(said) if isinstance(said, (str, int)) else None
     if label is None:
         raise BadInput(f"{where}: label is {values['label']!r}.", fix="1 is unsafe, 0 is safe.")
     kind = values.get("kind", "task" if label else "benign")
@@ -155,17 +156,17 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
         not isinstance(rules, (list, tuple)) or not all(isinstance(each, str) for each in rules)
     ):
         raise BadInput(f"{where}: rules is no list of ids.")
-    environment = None
-    if values.get("environment") is not None:
-        from safewright.guard.environments import MemoryEnvironment
-
-        environment = MemoryEnvironment.read(values["environment"])
     given = {
         each: values[each]
         for each in ("tool", "arguments", "request", "principal", "history")
         if each in values
     }
     try:
+        environment = None
+        if values.get("environment") is not None:
+            from safewright.guard.environments import MemoryEnvironment
+
+            environment = MemoryEnvironment.read(values["environment"])
         action = read_action({**given, "session": name}, environment=environment)
     except BadInput as error:
         raise BadInput(f"{where}: {error.what}", why=error.why, fix=error.fix) from error
