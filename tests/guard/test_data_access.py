@@ -25,7 +25,7 @@ def found(
     return {check.id: check.status for check in FAMILY.check(view, policy.settings["data_access"])}
 
 
-@pytest.mark.parametrize("name", ["icu_access.toml", "web_roles.toml"])
+@pytest.mark.parametrize("name", ["icu_access.toml", "web_roles.toml", "web_forms.toml"])
 def test_the_examples_policies_decide_their_own_cases(name: str) -> None:
     policy = Policy.load(EXAMPLES / name)
     assert policy.tests

@@ -114,6 +114,9 @@ def test_several_statements_and_comments() -> None:
         "SELECT 'open FROM t",
         "SELECT a /*! , secret */ FROM t",
         r"SELECT a FROM t WHERE b = '\' OR 1 = 1 -- '",
+        "SELECT id--1, secret FROM t",
+        "SELECT id /* /* */, secret FROM t -- */ */ FROM t",
+        "SELECT id FROM t -- \r, secret\n",
         "SELECT " + "(" * 201 + "1" + ")" * 201,
         "SELECT " + "+".join(["1"] * 3000),
         "SELECT '" + "x" * MOST_BYTES + "'",
@@ -124,6 +127,12 @@ def test_what_cannot_be_read_says_so(query: str | None) -> None:
     assert found.unparsed
     assert found.effect == "execute"
     assert not found.statements
+
+
+def test_a_declared_dialect_settles_what_is_a_comment() -> None:
+    assert ("t", "secret") in uses("SELECT id--1, secret FROM t", "mysql")
+    assert ("t", "secret") not in uses("SELECT id--1, secret\n FROM t", "postgres")
+    assert ("t", "secret") in uses("SELECT id /* /* */, secret FROM t -- */ */ FROM t", "sqlite")
 
 
 def test_an_unknown_dialect_is_not_guessed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,19 +104,47 @@ def parse_sql(query: str | None, dialect: str = "") -> Query:
         return Query(unparsed="no query is given")
     if len(query.encode("utf-8", "replace")) > MOST_BYTES:
         return Query(query, unparsed=f"longer than {MOST_BYTES:,} bytes")
-    # MySQL runs what stands in such a comment; others do not.
-    if "/*!" in query or "/*M!" in query:
-        return Query(query, unparsed="a comment that some databases run")
-    if not dialect and any(mark in query for mark in ("\\'", '\\"', "\\`")):
-        return Query(
-            query, unparsed="a backslash before a quote, which dialects read differently; declare one"
-        )
+    doubtful = _doubtful(query, dialect)
+    if doubtful:
+        return Query(query, unparsed=doubtful)
     if _depth(query) > DEEPEST:
         return Query(query, unparsed=f"nested deeper than {DEEPEST}")
     try:
         return _parsed(query, dialect)
     except RecursionError:
         return Query(query, unparsed="nested too deep")
+
+
+def _doubtful(query: str, dialect: str) -> str:
+    """Why databases would read a text differently; empty where nothing says so. Strings are not told apart here."""
+    # MySQL runs what stands in such a comment; others do not.
+    if "/*!" in query or "/*M!" in query:
+        return "a comment that some databases run"
+    # Some end a comment at a carriage return, some only at a new line.
+    if "\r" in query.replace("\r\n", "\n"):
+        return "a carriage return without a new line"
+    if dialect:
+        return ""
+    if any(mark in query for mark in ("\\'", '\\"', "\\`")):
+        return "a backslash before a quote, which dialects read differently; declare one"
+    if _DASHES.search(query):
+        return "-- without a blank behind it, which is no comment in some dialects; declare one"
+    if _nested(query):
+        return "a comment within a comment, which dialects read differently; declare one"
+    return ""
+
+
+_DASHES = re.compile(r"--[^\s-]")
+
+
+def _nested(query: str) -> bool:
+    start = query.find("/*")
+    while start >= 0:
+        inner, end = query.find("/*", start + 2), query.find("*/", start + 2)
+        if inner >= 0 and (end < 0 or inner < end):
+            return True
+        start = inner
+    return False
 
 
 def _depth(query: str) -> int:
