@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import stat
 from pathlib import Path
@@ -427,6 +428,22 @@ def test_scores_do_not_depend_on_how_many_entries_there_are(tmp_path: Path) -> N
         memory.close()
     assert len(scores) == 1
     assert scores == {similarity(A.text, "bash|rm -r|file")}
+
+
+def test_what_was_found_before_is_what_a_fresh_index_finds(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    memory = open_memory(tmp_path / "m.db", threshold=0.3)
+    words = ["rm", "cp", "file", "folder", "#", "!", "user"]
+    asked = [key("|".join(rng.choices(words, k=3))) for _ in range(6)]
+    for step in range(120):
+        memory.learn(lesson(key("|".join(rng.choices(words, k=3))), check("a"), session=str(step)))
+        if step == 60:
+            prune(memory, entries=(3, 5, 9), by="ann")
+        probe = asked[step % 6]
+        fresh = open_memory(tmp_path / "m.db", threshold=0.3)
+        assert memory.retrieve(probe) == fresh.retrieve(probe)
+        fresh.close()
+    memory.close()
 
 
 def test_hashed_vectors_are_the_same_bits_everywhere() -> None:
