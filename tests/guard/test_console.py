@@ -132,6 +132,8 @@ def test_an_operator_sees_decides_and_browses(browser: Any, served: Served, tmp_
     told = page.inner_text("tr.detail")
     assert "tool.permitted" in told
     assert "guest" in told
+    page.click("tr.detail >> text=In words")
+    assert "because of tool.permitted" in page.inner_text("tr.detail")
     page.screenshot(path=tmp_path / "decisions.png", full_page=True)
     opened.check(ALLOWED)
     page.select_option("#which", "allow")
@@ -172,7 +174,7 @@ def test_what_a_call_says_does_not_run(browser: Any, served: Served) -> None:
     page.wait_for_selector("#rows tr")
     page.click("#rows tr:first-child button")
     page.wait_for_selector("tr.detail")
-    page.click("tr.detail summary")
+    page.click("tr.detail >> text=The whole record")
     assert page.locator("main img, main script, main iframe").count() == 0
     assert "ran" not in page.title()
     assert opened.troubles == []

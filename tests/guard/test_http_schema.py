@@ -85,6 +85,10 @@ def test_fuzzed_requests_get_what_is_described(app: Any, kind: str) -> None:
         )
         def one(case: Any) -> None:
             nonlocal asked
+            if kind == "positive" and "Idempotency-Key" in (case.headers or {}):
+                case.headers["Idempotency-Key"] = (
+                    f"k{asked}"  # one that comes again with another body is refused
+                )
             reply = case.call(headers=as_who(OPERATOR))
             case.validate_response(reply, headers=as_who(OPERATOR))
             asked += 1
