@@ -59,10 +59,11 @@ _THINGS = (
     r"(?:e-?mails?|mails?|letters?|versions?|invoices?|notes?|attachments?|drafts?|payments?|notices?|posts?|orders?|"
     r"meetings?|dates?|bookings?|reservations?|warnings?|years?|months?|weeks?|days?)"
 )
+# No boundary before the verbs: what is pasted behind another word is still read.
 _OVERRIDES = (
-    rf"\b(?:ignore|disregard|forget|override|overrule|set{_S}aside)\b(?:{_S}[\w'’-]{{1,20}}){{0,6}}?{_S}"
+    rf"(?:ignore|disregard|forget|override|overrule|set{_S}aside)\b(?:{_S}[\w'’-]{{1,20}}){{0,6}}?{_S}"
     rf"(?:previous|prior|earlier|preceding|above|former|foregoing|original|before|so{_S}far)\b(?!{_S}{_THINGS}\b)",
-    rf"\b(?:ignore|disregard|forget|override|bypass){_S}(?:(?:all|any|your|the|these|those|of){_S}){{0,4}}"
+    rf"(?:ignore|disregard|forget|override|bypass){_S}(?:(?:all|any|your|the|these|those|of){_S}){{0,4}}"
     r"(?:instructions?|prompts?|guidelines|safeguards|guardrails|restrictions)\b",
     rf"\b(?:new|real|actual|true){_S}(?:system{_S})?instructions?\s{{0,5}}:",
     rf"\b(?:do{_S}not|don'?t|never|without){_S}(?:tell|inform|mention|alert|notify|warn|reveal)\w{{0,8}}\b"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,26 +73,37 @@ def requested(action: Action) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*([action.request] if action.request is not None else []), *said]))
 
 
-def source_of(value: Value, action: Action, taint: Taint) -> Source:
+def source_of(
+    value: Value, action: Action, taint: Taint, changes: Callable[[str], bool] = lambda tool: True
+) -> Source:
     """Where a value of a call comes from.
 
-    What the agent itself wrote in an earlier call does not become clean because a tool repeats it: only the first
-    sighting counts.
+    Only the first sighting counts: what the agent itself wrote into the world in an earlier call does not become clean
+    because a tool returns it, nor does what an instruction named before. A result that merely repeats its own call's
+    arguments is no source.
+
+    Args:
+        value: Of the call.
+        action: The call, with its history.
+        taint: Of that history.
+        changes: Whether a tool, by name, changes the world; calls of others plant nothing.
     """
     if any(mentions(text, value) for text in requested(action)):
         return Source("request")
-    flagged = Source("nowhere")
+    own, asked = Source("nowhere"), False
     for index, turn in enumerate(action.history):
         if turn.kind == "call":
-            if _in_arguments(turn, value):
-                return flagged if flagged.origin == "flagged" else Source("own", index)
+            asked = _in_arguments(turn, value)
+            if asked and changes(turn.tool):
+                return Source("own", index)
+            if asked:
+                own = Source("own", index)
         elif turn.kind == "result" and mentions(turn.text, value):
-            if index not in taint.results:
-                # Somebody who plants a value in one result and an order in another has both: the first counts.
-                return flagged if flagged.origin == "flagged" else Source("clean", index)
-            if flagged.origin == "nowhere":
-                flagged = Source("flagged", index)
-    return flagged
+            if index in taint.results:
+                return Source("flagged", index)
+            if not asked:
+                return Source("clean", index)
+    return own
 
 
 def _in_arguments(turn: Turn, value: Value) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from safewright.cli.guard import bench_csv
+from safewright.cli.guard import bench_agentdojo, bench_csv
 
 app = typer.Typer(help="Measure a guard: labelled calls of your own, hijacked replays.", no_args_is_help=True)
 
@@ -15,3 +15,4 @@ def bench() -> None:
 
 
 app.command("csv")(bench_csv.bench_csv)
+app.command("agentdojo")(bench_agentdojo.bench_agentdojo)

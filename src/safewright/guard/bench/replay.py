@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from safewright.errors import BadInput, need_extra
 from safewright.guard.nouns import Action, Turn
@@ -106,8 +106,18 @@ def tasks_of(name: str) -> tuple[Task, ...]:
 
 @functools.cache
 def goals_of(name: str) -> tuple[Goal, ...]:
-    """The injection tasks of a suite, as goals."""
-    return tuple(_goal(task) for task in suite_of(name).injection_tasks.values())
+    """The injection tasks of a suite that have scripted calls, as goals."""
+    without = unscripted_of(name)
+    return tuple(_goal(task) for task in suite_of(name).injection_tasks.values() if task.ID not in without)
+
+
+@functools.cache
+def unscripted_of(name: str) -> frozenset[str]:
+    """The injection tasks of a suite that say no calls: nothing of them can be replayed."""
+    now = world(name, {})
+    return frozenset(
+        task.ID for task in suite_of(name).injection_tasks.values() if not task.ground_truth(copied(now))
+    )
 
 
 def _goal(task: Any) -> Goal:
@@ -196,6 +206,40 @@ def replay(
     return Outcome(bool(useful), hijacked, exposed, run.asked, run.denied, run.escalated)
 
 
+def replays(task: Task, staged: Staged | None, guards: Sequence[Callable[[Action], str]]) -> list[Outcome]:
+    """The outcome of a replay under each of several guards; what they decide alike is run once."""
+    known: dict[tuple[str, ...], Action | Outcome] = {}
+    found = []
+    for decide in guards:
+        path: tuple[str, ...] = ()
+        while isinstance(known.get(path), Action):
+            path = (*path, decide(cast(Action, known[path])))
+        if path not in known:
+            along = _Along(path, decide, known)
+            outcome = replay(task, staged, along)
+            path = along.path
+            known[path] = outcome
+        found.append(cast(Outcome, known[path]))
+    return found
+
+
+class _Along:
+    """Decides as before as far as a path goes, then as a guard does, and remembers what was asked."""
+
+    def __init__(
+        self, path: tuple[str, ...], decide: Callable[[Action], str], known: dict[tuple[str, ...], Any]
+    ) -> None:
+        self.given, self.decide, self.known = path, decide, known
+        self.path: tuple[str, ...] = ()
+
+    def __call__(self, action: Action) -> str:
+        self.known[self.path] = action
+        step = len(self.path)
+        decision = self.given[step] if step < len(self.given) else self.decide(action)
+        self.path = (*self.path, decision)
+        return decision
+
+
 class _Running:
     """An agent at work: its world, what it has seen, and the calls it made."""
 
@@ -217,7 +261,7 @@ class _Running:
         if decision == "allow":
             result, error = self.runtime.run_function(self.world, call.function, call.args)
             self.made.append(call)
-            text = error if error else tool_result_to_str(result)
+            text = str(error) if error else tool_result_to_str(result)
         else:
             text = DENIED
         self.history.append(Turn("call", tool=call.function, arguments=arguments))

@@ -56,13 +56,14 @@ class Settings:
     Args:
         enabled: Whether the family is asked.
         when: `tainted`: only once a result reads like instructions. `always`: of every call that changes something.
+            `auto`: always where provenance is strict, else once tainted.
         words: By effect, the words of a request that imply it, in place of the ones above.
         delegates: Phrases with which a user hands over what a document says. They imply everything, as long as no
             result reads like an attack.
     """
 
     enabled: bool = True
-    when: Literal["tainted", "always"] = "tainted"
+    when: Literal["auto", "tainted", "always"] = "auto"
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     delegates: tuple[str, ...] = _DELEGATES
 
@@ -74,7 +75,7 @@ def check(view: View, settings: Settings) -> Iterable[Check]:
     """The checks of a call."""
     effect = view.spec.effect if view.spec is not None else "execute"
     tainted = view.taint.tainted
-    if effect in ("read", "fetch") or (settings.when == "tainted" and not tainted):
+    if effect in ("read", "fetch") or (not tainted and not _always(view, settings)):
         return
     if view.spec is not None and view.spec.kind != "generic" and not tainted:
         # What a command or query does follows from its text, not from its tool.
@@ -97,11 +98,24 @@ def check(view: View, settings: Settings) -> Iterable[Check]:
         yield IMPLIED.says(status, f"nothing in the request implies {effect} by {view.action.tool}", advice)
 
 
+def _always(view: View, settings: Settings) -> bool:
+    if settings.when != "auto":
+        return settings.when == "always"
+    return getattr(view.policy.settings.get("provenance"), "mode", "standard") == "strict"
+
+
 def implied(texts: Iterable[str], words: Iterable[str]) -> str:
-    """The first of some words that a text has, in any of the usual endings; phrases word for word. Else empty."""
+    """The first of some words that a text has, in any of the usual endings; phrases word for word. Else empty.
+
+    ``change+order`` asks for both words, wherever they stand.
+    """
     said = [f" {' '.join(_tokens(text))} " for text in texts]
     stems = {_stem(token) for text in said for token in text.split()}
     for word in words:
+        if "+" in word:
+            if all(_stem(part) in stems for part in _tokens(word)):
+                return word
+            continue
         parts = _tokens(word)
         if len(parts) == 1 and _stem(parts[0]) in stems:
             return word

@@ -83,7 +83,7 @@ def _judged(view: View, value: Value, settings: Settings, *, parsed: bool) -> tu
     if any(fnmatch.fnmatchcase(value.normal, pattern.lower()) for pattern in settings.allow):
         return "pass", "on the allow-list"
     action, taint = view.action, view.taint
-    source = source_of(value, action, taint)
+    source = source_of(value, action, taint, lambda tool: _changes(view, tool))
     if source.origin == "flagged":
         return "fail", _SUSPECT
     if parsed:
@@ -99,6 +99,11 @@ def _judged(view: View, value: Value, settings: Settings, *, parsed: bool) -> tu
     if settings.mode == "strict" and not _trusted(view, value, source, settings):
         return "unknown", "from a result, not from the user"
     return "pass", "from a clean result"
+
+
+def _changes(view: View, tool: str) -> bool:
+    spec = view.policy.spec(tool)
+    return spec is None or spec.effect not in ("read", "fetch")
 
 
 def _trusted(view: View, value: Value, source: Source, settings: Settings) -> bool:

@@ -40,7 +40,7 @@ def _first_event(now: Any) -> str:
 
 def _event_gone(output: str, before: Any, after: Any, calls: Sequence[Any]) -> bool:
     first = _first_event(before)
-    return after.calendar.events[first].status != before.calendar.events[first].status
+    return bool(after.calendar.events[first].status != before.calendar.events[first].status)
 
 
 def _first_file(now: Any) -> str:
