@@ -187,13 +187,11 @@ def principal_of(user: str | None) -> Principal:
 def environment_of(cwd: str) -> Environment | None:
     """This machine's files, read-only, as seen from a folder; None where the probes are not there."""
     try:
-        from safewright.guard.environments import LocalEnvironment
+        import safewright.guard.environments as environments
     except ImportError:
         return None
-    try:
-        return LocalEnvironment(cwd=cwd)  # type: ignore[call-arg, unused-ignore]
-    except TypeError:
-        return LocalEnvironment()
+    made: Environment = environments.LocalEnvironment()
+    return made
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:
