@@ -310,6 +310,9 @@ def test_explain_says_why(tmp_path: Path) -> None:
     text = explain(log.get(log.append(record(CALL, failed, log))) or {})
     assert "no verdict could be reached (timeout)" in text
     assert "deny" in line(log.get(stopped) or {})
+    other = log.get(log.append({"kind": "approval_used", "tool": "pay", "by": "ann"})) or {}
+    assert "approval_used pay" in line(other)  # what doors add has words, too
+    assert "ann" in explain(other)
     log.close()
 
 

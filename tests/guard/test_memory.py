@@ -103,7 +103,9 @@ def test_a_list_is_stable_when_it_stopped_changing(memory: SqliteMemory) -> None
         stable.append(memory.retrieve(A)[0].stable)
     assert stable == [False, False, False, True, True]
     memory.learn(lesson(A, check("a"), check("b"), session="s9"))
-    assert not memory.retrieve(A)[0].stable  # an edit
+    for session in range(5):
+        assert not memory.retrieve(A)[0].stable  # an edit, and since then no call whose list was judged
+        memory.learn(lesson(A, check("rule", "fail", origin="pinned"), session=f"r{session}"))
 
 
 def test_pinned_rules_are_not_memorys(memory: SqliteMemory) -> None:

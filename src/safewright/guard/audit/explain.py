@@ -20,6 +20,8 @@ def explain(record: Mapping[str, Any], resolution: Mapping[str, Any] | None = No
     """
     if record.get("kind") == "resolution":
         return "\n".join(_resolution(record))
+    if record.get("kind") != "decision":
+        return "\n".join(f"{_said(name):10} {_said(value)}" for name, value in sorted(record.items()))
     lines = [
         f"decision {record.get('id')} (record {record.get('seq')}), {record.get('time')}",
         f"tool       {_said(record.get('tool'))}",
@@ -63,6 +65,8 @@ def line(record: Mapping[str, Any]) -> str:
     if record.get("kind") == "resolution":
         about = f"{record.get('about')} by {_said(record.get('by'))}"
         return f"{record.get('time')}  {record.get('id')}  {record.get('decision'):8} {about}"
+    if record.get("kind") != "decision":
+        return f"{record.get('time')}  {record.get('id')}  {_said(record.get('kind'))} {_said(record.get('tool'))}"
     stopped = [
         str(check.get("id"))
         for check in record.get("checks", ())

@@ -197,7 +197,9 @@ class SqliteMemory:
             else:
                 taught = merged(row.items, lesson.checks, who, tainted=lesson.tainted, values=values)
             counted = int(not (lesson.tainted and self.preset == "hardened"))
-            settled = 0 if taught.edited else row.settled + counted
+            # A call that a rule stopped before the list was looked at says nothing of the list.
+            judged = counted if any(each.origin != "pinned" for each in lesson.checks) else 0
+            settled = 0 if taught.edited else row.settled + judged
             return replace(row, items=taught.items, hits=row.hits + counted, settled=settled), taught
 
         taught = self.edit(key, found, teach)
