@@ -147,6 +147,12 @@ def _changed(
     ):
         yield (rule, "fail", said, ELSEWHERE)
         return
+    system = ("/etc", "/usr", "/boot", "/lib", "/var/lib", "/var/log")
+    if kind in ("delete", "move", "encrypt") and "/**" in path and under(path, system):
+        aged = path.startswith("/var/log") and path.endswith((".gz", ".old", ".1", ".xz"))
+        if not aged:
+            yield ("logs" if path.startswith("/var/log") else rule, "fail", said, ELSEWHERE)
+            return
     if (
         permission
         and effect.recursive
@@ -192,6 +198,11 @@ def _changed(
     if not who.privileged:
         if under(path, settings.system) or path.count("/") == 1:
             if who.owns(path):
+                return
+            if under(path, settings.mounted) and who.environment is None:
+                yield ("others", "unknown", said, "It is not known whose this is. Work in your own folders.")
+                return
+            if under(path, settings.mounted):
                 return
             kept = "logs" if path.startswith("/var/log") and kind in DESTROYS else rule
             yield ("schedule" if "/cron" in path else kept, "fail", said, ELSEWHERE)

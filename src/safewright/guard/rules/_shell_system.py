@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from safewright.guard.nouns import CheckStatus
-from safewright.guard.parsing.shell.model import UNKNOWN, Command, Effect
+from safewright.guard.parsing.shell.model import Command, Effect
 from safewright.guard.rules._shell_paths import Finding, Place
 
 PRIVILEGED: dict[str, tuple[str, str]] = {
@@ -67,14 +67,14 @@ def _by_root(effect: Effect, settings: Any) -> CheckStatus:
         return "fail"
     if kind == "account":
         grave = target in ("root", "0") and re.search(
-            r"userdel|deluser|usermod:.*[Le]|passwd:.*[lde]|chage", detail
+            r"userdel|deluser|usermod:.*[Lep]|passwd:.*[lde]|chage", detail
         )
         if grave or ";uid0" in detail:
             return "fail"
         locks = ";admin" in detail or re.search(r"(usermod|passwd):\S*(L|\bl\b|lock)|chage", detail)
         return "unknown" if locks else "pass"
     if kind == "password":
-        return "unknown" if target in ("root", "") or UNKNOWN in target else "pass"
+        return "fail" if target in ("root", "") else "unknown"
     if kind == "service":
         stops = detail in ("stop", "disable", "mask", "kill", "remove", "off", "--now")
         listed = any(fnmatch.fnmatchcase(target, each) for each in settings.services if each != "*")
@@ -83,7 +83,7 @@ def _by_root(effect: Effect, settings: Any) -> CheckStatus:
         down = detail == "off" or re.search(r"\b(down|flush|del|off)\b", target)
         return "fail" if down else "unknown"
     if kind == "cron":
-        return "unknown" if detail == "remove" else "pass"
+        return "fail" if detail == "remove" else "pass"
     if kind == "trace":
         return "fail" if target == "1" else "unknown"
     if kind == "become":

@@ -30,6 +30,7 @@ class Settings:
         protected: Folders that are never deleted, moved, overwritten or re-permissioned as a whole, by anyone.
         critical: Patterns of files that a system lives by: read and appended to by the privileged, never destroyed.
         system: Below these only a privileged principal changes anything.
+        mounted: Of the system's folders, those in which a regular user may own things: unknown without an environment.
         shared: Below these everybody may work.
         credentials: Patterns of files that hold secrets.
         startup: Names of files in a home that run at every login, or let somebody in.
@@ -65,6 +66,7 @@ class Settings:
         "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/root", "/run", "/sbin", "/srv",
         "/sys", "/usr", "/var", "/media", "/mnt",
     )  # fmt: skip
+    mounted: tuple[str, ...] = ("/srv", "/mnt", "/media", "/opt", "/var/www")
     shared: tuple[str, ...] = ("/tmp", "/var/tmp", "/dev/shm")
     credentials: tuple[str, ...] = (
         "/etc/shadow*", "/etc/gshadow*", "/etc/sudoers*", "/etc/ssh/*_key", "/etc/ssl/private*", "/root*",

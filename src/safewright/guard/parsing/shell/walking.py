@@ -137,10 +137,11 @@ class _Walk:
         for name in used:
             count *= len(several[name])
         if count > MOST_READINGS:
-            used_values = dict.fromkeys(used, (UNKNOWN,))
+            used_values = {name: tuple([UNKNOWN]) for name in used}
         else:
             used_values = {name: several[name] for name in used}
-        return [dict(zip(used_values, row, strict=True)) for row in itertools.product(*used_values.values())]
+        rows = itertools.product(*used_values.values())
+        return [dict(zip(used_values, row, strict=True)) for row in rows]
 
     def _words(self, state: State, chosen: dict[str, str]) -> Words:
         return Words(state, chosen, self._substitute)
@@ -300,31 +301,46 @@ class _Walk:
 
     def _on_redirected_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
         body = node.child_by_field_name("body")
-        taken = False
-        rest = None
+        rest, files = None, []
         for chosen in self._readings(node, state):
             words = self._words(state, chosen)
             for child in node.named_children:
                 if child.type == "file_redirect":
-                    taken = self._redirect(child, words, state) or taken
+                    files.append(child)
                 elif child.type == "herestring_redirect":
                     stdin = "".join(words.text(each) for each in child.named_children) + "\n"
                 elif child.type == "heredoc_redirect":
-                    for part in child.named_children:
-                        if part.type == "heredoc_body":
-                            start = next((p for p in child.children if p.type == "heredoc_start"), None)
-                            literal = start is not None and start.text[:1] in (b"'", b'"', b"\\")
-                            raw = part.text.decode("utf-8", "replace")
-                            stdin = raw if literal else words.body(part)
-                        elif part.type == "file_redirect":
-                            taken = self._redirect(part, words, state) or taken
-                        elif part.type not in ("heredoc_start", "heredoc_end"):
-                            rest = part
-        inside = state
-        printed = self._one(body, inside, stdin) if body is not None else stdin
+                    stdin, rest = self._heredoc(child, words, stdin)
+                    files += [part for part in child.named_children if part.type == "file_redirect"]
+        files = list(dict.fromkeys(files))
+        # The grammar hangs the redirection of `a && b > c` on the whole list; it is the last command's.
+        late = body is not None and body.type == "list"
+        taken = False if late else self._redirects(files, node, state)
+        printed = self._one(body, state, stdin) if body is not None else stdin
+        taken = self._redirects(files, node, state) if late else taken
         if rest is not None:
             printed = self._one(rest, state.copy() if rest.type == "pipeline" else state, printed)
         return "" if taken else printed
+
+    def _heredoc(self, node: Any, words: Words, stdin: str | None) -> tuple[str | None, Any]:
+        """A here-document's text, and the rest of its line that the grammar puts into it."""
+        rest, literal = None, False
+        for part in node.named_children:
+            if part.type == "heredoc_start":
+                literal = part.text[:1] in (b"'", b'"', b"\\")
+            elif part.type == "heredoc_body":
+                stdin = part.text.decode("utf-8", "replace") if literal else words.body(part)
+            elif part.type not in ("file_redirect", "heredoc_end"):
+                rest = part
+        return stdin, rest
+
+    def _redirects(self, files: list[Any], node: Any, state: State) -> bool:
+        taken = False
+        for chosen in self._readings(node, state):
+            words = self._words(state, chosen)
+            for each in files:
+                taken = self._redirect(each, words, state) or taken
+        return taken
 
     def _redirect(self, node: Any, words: Words, state: State) -> bool:
         """Note what a redirection does; whether it takes the output away."""
