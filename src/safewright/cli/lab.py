@@ -20,11 +20,16 @@ def demo(
     overwrite: options.Overwrite = False,
     json: options.JsonOut = False,
 ) -> int:
-    """Break and repair tiny aligned models, and ask others in long prompts; everything is measured."""
+    """A hijacked call, denied; tiny aligned models broken and repaired; others in long prompts; a guard that learns."""
     from safewright.cli.demonstrating import Demo, LongDemo, decided
+    from safewright.cli.demonstrating_guard import GuardDemo, told
     from safewright.lab import ARMS, FINE_TUNES, SAFE_ARMS
 
     with console.progress() as progress:
+        guarded = GuardDemo(out / "guard", seed, overwrite, progress)
+        for line in told(*guarded.scene):
+            console.say(line)
+        guarded.page(running.command_line())
         show = Demo(out, seed, overwrite, progress)
         for arm in ARMS:
             show.audit(arm, show.model(arm))
@@ -35,10 +40,22 @@ def demo(
         for safe in SAFE_ARMS:
             long.ask(safe)
         pages.append(long.page(running.command_line()))
-        verdicts = [*show.verdicts(), *long.verdicts()]
+        guarded.replicate()
+        for line in guarded.lines():
+            console.say(line)
+        pages.append(guarded.page(running.command_line()))
+        verdicts = [*show.verdicts(), *long.verdicts(), *guarded.verdicts()]
     if json:
         found = {arm: show.readings(arm) for arm in dict.fromkeys(show.labels)}
-        console.result({"cards": found, "long": long.found, "claims": verdicts, "folder": str(out)})
+        console.result(
+            {
+                "guard": guarded.as_json(),
+                "cards": found,
+                "long": long.found,
+                "claims": verdicts,
+                "folder": str(out),
+            }
+        )
     else:
         running.show_cards(show.cards, show.labels)
         for verdict in verdicts:

@@ -32,7 +32,7 @@ KEY_NOISE = 0.05
 
 KNOWN, EMPTY, TRUE, DROPPED, ANALYSED = 0.7, 0.35, 0.30, 0.4, 0.6
 """Shares of training rows: with an easy verb (else a novel one, whose memory is true); whose memory is empty, and true
-(else corrupted: each of its checks dropped so often, one or two wrong ones added); of the analyser, not the executor."""
+(else corrupted: each of its checks dropped so often, one or two wrong ones added); of the analyser."""
 
 Side = Literal["id", "ood"]
 

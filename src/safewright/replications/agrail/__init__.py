@@ -17,7 +17,7 @@ from safewright.replications.agrail.loop import UPDATES
 from safewright.replications.agrail.world import SIDES, VISITS, mean, seed_table
 from safewright.stats import Verdict
 
-__all__ = ["CLAIMS", "PAPER", "SEEDS", "VERSION", "judged", "outcome", "study"]
+__all__ = ["CLAIMS", "PAPER", "SEEDS", "VERSION", "judged", "outcome", "seed_table", "study"]
 
 VERSION = "1"
 PAPER = "2502.11448"
