@@ -38,6 +38,7 @@ replicate: $(VENV)/ok
 	$(BIN)/safewright replicate longsafety --seed-list 100,101,102,103,104 --out runs/replicate/longsafety
 	$(BIN)/safewright replicate relearn --seed-list 100,101,102,103,104 --out runs/replicate/relearn
 	$(BIN)/safewright replicate srg --seed-list 100,101,102,103,104 --out runs/replicate/srg
+	$(BIN)/safewright replicate agrail --seed-list 100,101,102,103,104 --out runs/replicate/agrail
 
 bench: $(VENV)/ok
 	$(BIN)/python benchmarks/throughput.py
