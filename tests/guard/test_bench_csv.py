@@ -87,6 +87,13 @@ def test_the_command_counts(here: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "profile" in capsys.readouterr().out
 
 
+def test_the_example_s_calls_are_decided_as_they_are_labelled() -> None:
+    with Guard(Policy.load(ICU)) as guard:
+        outcomes = judge_rows(guard, read_rows(ICU.parent / "icu_calls.jsonl"))
+    assert len(outcomes) == 24
+    assert [each.id for each in outcomes if each.blocked != each.label or each.said != each.rules] == []
+
+
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     found = read_rows(as_jsonl(tmp_path / "a.jsonl", rows()))
     policy = Policy.load(ICU)

@@ -219,6 +219,10 @@ def test_intervals() -> None:
     assert plain.interval is not None
     assert grouped.interval is not None
     assert (plain.interval.method, grouped.interval.method) == ("wilson", "cluster_bootstrap")
+    rows, groups = share([True] * 40).interval, share([True] * 40, [n // 4 for n in range(40)]).interval
+    assert rows is not None
+    assert groups is not None
+    assert groups.low == share([True] * 10).interval.low < rows.low  # type: ignore[union-attr]
     perfect = f1_interval([True, True, False], [True, True, False])
     assert perfect is not None
     assert perfect.low < 0.7

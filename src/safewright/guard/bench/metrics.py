@@ -132,13 +132,17 @@ class Outcome:
 
 
 def share(hits: Sequence[bool], groups: Sequence[Hashable] | None = None) -> Rate:
-    """The share of what is true, with Wilson's interval, or a bootstrap over groups where rows share them."""
+    """The share of what is true, with Wilson's interval, or one over groups where rows share at least ten of them."""
     from safewright.stats import cluster_bootstrap, wilson
 
     k, n = sum(hits), len(hits)
-    if groups is not None and LEAST_CLUSTERS <= len(set(groups)) < n and 0 < k < n:
-        return Rate(k, n, cluster_bootstrap([float(hit) for hit in hits], groups))
-    return Rate(k, n, wilson(k, n) if n else None)
+    clusters = n if groups is None else len(set(groups))
+    if not LEAST_CLUSTERS <= clusters < n:
+        return Rate(k, n, wilson(k, n) if n else None)
+    if k in (0, n):
+        # Rows that agree within their groups say no more than one each.
+        return Rate(k, n, wilson(clusters if k else 0, clusters))
+    return Rate(k, n, cluster_bootstrap([float(hit) for hit in hits], groups))
 
 
 def f1_interval(

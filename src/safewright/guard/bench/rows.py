@@ -164,9 +164,9 @@ def _row(values: Mapping[str, Any], where: str) -> Row:
     try:
         environment = None
         if values.get("environment") is not None:
-            from safewright.guard.environments import MemoryEnvironment
+            from safewright.guard.environments import read_environment
 
-            environment = MemoryEnvironment.read(values["environment"])
+            environment = read_environment(values["environment"])
         action = read_action({**given, "session": name}, environment=environment)
     except BadInput as error:
         raise BadInput(f"{where}: {error.what}", why=error.why, fix=error.fix) from error

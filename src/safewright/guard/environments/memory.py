@@ -37,6 +37,11 @@ class MemoryEnvironment:
                 self.entries.setdefault(path, Entry("dir"))
         self._members, self._homes, self._free = members or {}, homes or {}, free
 
+    @classmethod
+    def read(cls, values: Any) -> MemoryEnvironment:
+        """The environment in a JSON object (`read_environment`)."""
+        return read_environment(values)
+
     def stat(self, path: str) -> Entry | None:
         """What is at an absolute path."""
         return self.entries.get(posixpath.normpath(path))
