@@ -230,6 +230,20 @@ def test_a_damaged_memory_denies(tmp_path: Path) -> None:
         assert guard.memory.health()  # type: ignore[union-attr]
 
 
+def test_a_damaged_audit_log_denies(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with Guard(audit=path) as guard:
+        for _ in range(20):
+            assert guard.check(CALL).failure is None
+    checkpointed(path)
+    damaged(path, 100, path.stat().st_size)
+    with Guard(audit=path) as guard:
+        verdict = guard.check(CALL)
+        assert (verdict.decision, verdict.failure) == ("deny", "audit_unavailable")
+        assert guard.audit.health()  # type: ignore[union-attr]
+    assert not verify(path).sound
+
+
 def test_a_memory_damaged_while_it_is_used_denies(tmp_path: Path) -> None:
     path = tmp_path / "m.db"
     with Guard(memory=path) as guard:

@@ -225,7 +225,7 @@ def opened(
     from safewright.guard.sqlite import Unavailable
 
     try:
-        log = open_audit(file, raw=raw, read_only=read_only, must_exist=must_exist)
+        log = open_audit(file, raw=raw, read_only=read_only, must_exist=must_exist, sound=True)
         try:
             yield log
         finally:

@@ -90,7 +90,7 @@ class _Chain:
 
 def _verify_database(place: Path, chain: _Chain) -> Checked:
     try:
-        log = open_audit(place, read_only=True)
+        log = open_audit(place, read_only=True, sound=True)
     except (Unavailable, BadInput) as error:
         chain.wrong(f"the file: {error}")
         return chain.checked()

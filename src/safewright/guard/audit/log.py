@@ -51,29 +51,56 @@ class SqliteAudit:
     """Decisions, in the order they were made, in one file that many processes share. Open it with `open_audit`."""
 
     def __init__(
-        self, path: Path | str, *, raw: bool | None, read_only: bool, must_exist: bool, patience: float
+        self,
+        path: Path | str,
+        *,
+        raw: bool | None,
+        read_only: bool,
+        must_exist: bool,
+        sound: bool,
+        patience: float,
     ) -> None:
         self.path = Path(path)
         self.patience = patience
-        self.database = Database(
-            path,
-            what="audit log",
-            application=APPLICATION,
-            schema=SCHEMA,
-            synchronous="FULL",
-            read_only=read_only,
-            must_exist=must_exist,
-            patience=patience,
-        )
+        self.key, self.raw = b"", False
+        self.trouble = ""
+        """What is wrong with the file; nothing can then be written, and the guard denies."""
+        self._database: Database | None = None
         self.batches = 0
         """Commits; records that waited together share one."""
         self._queue: list[_Waiting] = []
         self._queued, self._turn = threading.Lock(), threading.Lock()
         try:
+            self._database = Database(
+                path,
+                what="audit log",
+                application=APPLICATION,
+                schema=SCHEMA,
+                synchronous="FULL",
+                read_only=read_only,
+                must_exist=must_exist,
+                patience=patience,
+            )
             self.key, self.raw = self._settings(raw)
+        except Unavailable as error:
+            self.close()
+            if sound:
+                raise
+            self.trouble = str(error)
         except BaseException:
-            self.database.close()
+            self.close()
             raise
+
+    @property
+    def database(self) -> Database:
+        """The file.
+
+        Raises:
+            Unavailable: It could not be opened, or is damaged.
+        """
+        if self._database is None or self.trouble:
+            raise Unavailable(self.trouble)
+        return self._database
 
     def _settings(self, raw: bool | None) -> tuple[bytes, bool]:
         """The log's own key for digests, and whether it keeps what calls say: a property of the file.
@@ -256,11 +283,12 @@ class SqliteAudit:
 
     def health(self) -> str:
         """What stands in the way of writing; empty where nothing does."""
-        return self.database.health()
+        return self.trouble or self.database.health()
 
     def close(self) -> None:
         """Close it."""
-        self.database.close()
+        if self._database is not None:
+            self._database.close()
 
 
 def open_audit(
@@ -269,6 +297,7 @@ def open_audit(
     raw: bool | None = None,
     read_only: bool = False,
     must_exist: bool = False,
+    sound: bool = False,
     patience: float = PATIENCE_SECONDS,
 ) -> SqliteAudit:
     """Open an audit log, made where it is missing.
@@ -279,13 +308,17 @@ def open_audit(
             needs. Settled when the log is begun; None takes what the file says, redacted where it is new.
         read_only: Whether it is only read.
         must_exist: Whether a missing file is an error.
+        sound: Whether a damaged file is an error. Else it opens, and takes nothing: `SqliteAudit.trouble` says what is
+            wrong, and a guard denies with `audit_unavailable`.
         patience: Seconds a record waits for other writers.
 
     Raises:
         BadInput: It is no audit log, or of another schema.
-        Unavailable: It is damaged or locked.
+        Unavailable: It is damaged, and ``sound`` was asked for.
     """
-    return SqliteAudit(path, raw=raw, read_only=read_only, must_exist=must_exist, patience=patience)
+    return SqliteAudit(
+        path, raw=raw, read_only=read_only, must_exist=must_exist, sound=sound, patience=patience
+    )
 
 
 def chained(record: Mapping[str, Any]) -> str:
