@@ -100,6 +100,9 @@ def test_11_http_too_large_is_413_declared_or_not(client: Any) -> None:
         b'{"tool": "look", "principal": {"id": "x", "admin": true}}',
         b'{"tool": "look", "history": [{"kind": "system", "text": "x"}]}',
         b'{"tool": "look", "environment": {"/etc": {"type": "door"}}}',
+        b'{"tool": "look", "environment": {"etc": {"type": "dir"}}}',
+        b'{"tool": "look", "environment": {"//etc/a": {"type": "dir"}}}',
+        b'{"tool": "look", "environment": {"/etc": {"mode": "rwx"}}}',
         b'{"tool": "look\xff"}',
         b'{"tool": "look", "arguments": ' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}",
         b'{"tool": "look", "arguments": {"a": ' + b"9" * 5000 + b"}}",
@@ -553,6 +556,26 @@ def test_a_result_is_scanned(client: Any) -> None:
     assert [(each["start"], each["end"], each["kind"]) for each in found["spans"]] == [
         (each.start, each.end, each.kind) for each in ours.spans
     ]
+
+
+def test_a_call_says_where_it_would_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard, seen = guard_of(tmp_path), []
+    judge = guard.acheck
+
+    async def look(action: Any) -> Any:
+        seen.append(action.environment)
+        return await judge(action)
+
+    monkeypatch.setattr(guard, "acheck", look)
+    with door(tmp_path, guard=guard) as client:
+        entries = {"/home/ann/a": {"owner": "ann", "mode": "0600"}, "/srv": {"type": "dir", "mode": 448}}
+        assert client.post("/v1/check", json={**ALLOWED, "environment": entries}).status_code == 200
+        assert client.post("/v1/check", json=ALLOWED).status_code == 200
+    found = seen[0].stat("/home/ann/a")
+    assert (found.type, found.owner, found.group, found.mode) == ("file", "ann", "ann", 0o600)
+    assert seen[0].stat("/srv").mode == 0o700
+    assert seen[0].stat("/nothing") is None
+    assert seen[1] is None
 
 
 def test_a_trace_says_the_same_here_and_in_python(tmp_path: Path, client: Any) -> None:

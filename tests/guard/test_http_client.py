@@ -199,6 +199,27 @@ def test_the_client_takes_the_four_decisions_as_they_are() -> None:
             assert found.allowed is (decision in ("allow", "modify"))
 
 
+def test_a_described_environment_is_sent_along() -> None:
+    from safewright.guard.environments import read_environment
+
+    asked: list[bytes] = []
+
+    def answer(connection: socket.socket) -> None:
+        data = b""
+        while b"/home/ann" not in data:
+            data += connection.recv(65536)
+        asked.append(data.partition(b"\r\n\r\n")[2])
+        body = verdict()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+
+    where = read_environment({"/home/ann/a": {"owner": "ann", "mode": "0600"}})
+    with server(answer) as url, GuardClient(url) as client:
+        assert client.check(Action("look", environment=where)).allowed
+    entry = json.loads(asked[0])["environment"]["/home/ann/a"]
+    assert (entry["owner"], entry["mode"]) == ("ann", 0o600)
+
+
 def test_what_a_guard_says_survives_the_way() -> None:
     for call in (ALLOWED, DENIED, ESCALATED):
         ours = Guard().check(read_action(call))

@@ -15,7 +15,7 @@ from tests.guard.http_door import ALLOWED, DENIED, ESCALATED, OPERATOR, as_who, 
 schemathesis = pytest.importorskip("schemathesis")
 hypothesis = pytest.importorskip("hypothesis")
 
-EXAMPLES = {"positive": 30, "negative": 12}
+EXAMPLES = {"positive": 20, "negative": 8}
 """Requests per operation; wrong ones take long to make."""
 
 
@@ -100,4 +100,4 @@ def test_fuzzed_requests_get_what_is_described(app: Any, kind: str) -> None:
             one()
         except hypothesis.errors.Unsatisfiable:
             continue
-    assert asked > 100
+    assert asked > 60

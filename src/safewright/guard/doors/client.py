@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from types import TracebackType
 from typing import Any, get_args
 
@@ -89,9 +89,11 @@ class GuardClient:
         try:
             validate(action)
             asked = action_json(action)
-            entries = getattr(action.environment, "as_json", None)
-            if entries is not None:
-                asked["environment"] = entries()
+            entries = getattr(action.environment, "entries", None)
+            if isinstance(
+                entries, Mapping
+            ):  # a described one; what else there is, the server looks at itself
+                asked["environment"] = {path: asdict(entry) for path, entry in entries.items()}
             body = json.dumps(asked, allow_nan=False).encode("ascii")
         except Exception as error:  # noqa: BLE001 - what cannot be sent cannot be judged
             return replace(

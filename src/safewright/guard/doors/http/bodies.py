@@ -52,14 +52,21 @@ class TurnBody(_Asked):
 
 
 class EntryBody(_Asked):
-    """What a path is, as stat would say; the mode is a number (493 is rwxr-xr-x)."""
+    """What a path is, as stat would say; the mode is a number (493) or octal digits ("0755")."""
 
-    type: Literal["file", "dir", "link", "other"]
+    type: Literal["file", "dir", "link", "other"] = "file"
     owner: str = "root"
     group: str = "root"
-    mode: Annotated[int, Field(ge=0, le=0o7777), BeforeValidator(_whole)] = 0o755
+    mode: (
+        Annotated[int, Field(ge=0, le=0o7777), BeforeValidator(_whole)]
+        | Annotated[str, Field(pattern="^(0o)?[0-7]{1,4}$")]
+    ) = 0o755
     target: str | None = None
     size: Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)] = 0
+
+
+Path = Annotated[str, Field(pattern="^/([^/]|$)")]
+"""An absolute path. POSIX gives two slashes at its beginning a meaning of their own, so they are none."""
 
 
 class ActionBody(_Asked):
@@ -73,7 +80,9 @@ class ActionBody(_Asked):
     session: str = ""
     history: list[TurnBody] = []
     siblings: list[TurnBody] = []
-    environment: dict[str, EntryBody] | None = None
+    environment: (
+        Annotated[dict[Path, EntryBody], Field(json_schema_extra={"additionalProperties": False})] | None
+    ) = None
     schema_: Annotated[Object | None, Field(alias="schema")] = None
     hints: Object = {}
 

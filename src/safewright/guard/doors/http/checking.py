@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from safewright.errors import BadInput
 from safewright.guard.doors.http.metrics import Counts
 from safewright.guard.doors.http.records import used_record
 from safewright.guard.doors.http.refusals import Refused
@@ -109,12 +110,15 @@ class Checking:
     def _environment(self, paths: Mapping[str, Any] | None) -> Environment | None:
         if paths is None:
             return self.environment
-        from safewright.guard.environments import MemoryEnvironment
+        from safewright.guard.environments import read_environment
 
-        found: Environment = MemoryEnvironment.read(
-            {path: entry.model_dump() for path, entry in paths.items()}
-        )
-        return found
+        try:
+            # Only what was said: what was not has its own default there.
+            return read_environment(
+                {path: entry.model_dump(exclude_unset=True) for path, entry in paths.items()}
+            )
+        except BadInput as error:
+            raise Refused(422, "schema", error.what[:500]) from error
 
     async def _judged(self, action: Action, verdict: Verdict, bearer: Bearer) -> Judged:
         found: Judged = (verdict, None)
