@@ -32,7 +32,7 @@ class MemoryEnvironment:
     ) -> None:
         self.entries = {posixpath.normpath(path): entry for path, entry in entries.items()}
         for path in list(self.entries):
-            while path != "/":
+            while posixpath.dirname(path) != path:  # "/", and "//", which POSIX keeps apart
                 path = posixpath.dirname(path)
                 self.entries.setdefault(path, Entry("dir"))
         self._members, self._homes, self._free = members or {}, homes or {}, free
