@@ -73,8 +73,10 @@ class Place:
 
 
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a path fits a pattern, or lies below what does."""
-    return any(fnmatch.fnmatchcase(path, each) for each in patterns)
+    """Whether a path fits a pattern; where it is a glob itself, whether it may mean what a pattern names."""
+    if any(fnmatch.fnmatchcase(path, each) for each in patterns):
+        return True
+    return any(mark in path for mark in "*?[") and any(fnmatch.fnmatchcase(each, path) for each in patterns)
 
 
 def whole(path: str) -> str:
@@ -217,7 +219,8 @@ def _startup(path: str, said: str, effect: Effect, who: Place, settings: Any) ->
         homes.append("/".join(parts[:3]))
     for home in homes:
         rest = path.removeprefix(home + "/")
-        if rest == path or not any(rest == each or rest.startswith(each + "/") for each in settings.startup):
+        named = any(rest.startswith(each + "/") for each in settings.startup)
+        if rest == path or not (named or matches(rest, settings.startup)):
             continue
         if effect.kind in ("append", "write", "create") and "authorized_keys" in rest:
             yield ("startup", "fail", said, "Keys that let somebody in are not changed.")

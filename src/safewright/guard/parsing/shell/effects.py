@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safewright.guard.parsing.shell.model import UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options, value_of
+from safewright.guard.parsing.shell.state import HOME, place
 
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.calls import Call
@@ -581,7 +582,18 @@ def _ln(call: Call) -> list[Effect]:
     if len(operands) == 1:
         operands.append(operands[0].rsplit("/", 1)[-1])
     kind = "write" if "f" in letters else "create"
-    return _paths(call, "link", operands[:-1]) + _paths(call, kind, operands[-1:], detail="link")
+    found = _paths(call, "link", operands[:-1]) + _paths(call, kind, operands[-1:], detail="link")
+    if len(operands) == 2 and letters & {"s", "--symbolic"}:
+        name = place(operands[1], call.state.cwds[0])
+        target = (
+            operands[0]
+            if operands[0].startswith(("/", HOME))
+            else name.rpartition("/")[0] + "/" + operands[0]
+        )
+        call.walk.found.links[name] = place(
+            target.lstrip("/") if "/" not in name else target, call.state.cwds[0]
+        )
+    return found
 
 
 def _chmod(call: Call) -> list[Effect]:

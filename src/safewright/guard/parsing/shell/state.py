@@ -30,6 +30,7 @@ class Found:
     unparsed: list[str] = field(default_factory=list)
     unresolved: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    links: dict[str, str] = field(default_factory=dict)
     steps: int = 0
 
     def step(self) -> None:
@@ -41,6 +42,17 @@ class Found:
         self.steps += 1
         if self.steps > MOST_COMMANDS:
             raise TooMuch(f"more than {MOST_COMMANDS} commands")
+
+    def followed(self, path: str, *, itself: bool) -> str:
+        """Where a path leads by links that the script has made; the link itself where that is meant."""
+        for _ in range(8):
+            for link, target in self.links.items():
+                if path.startswith(link + "/") or (path == link and not itself):
+                    path = place(target + path[len(link) :], ".")
+                    break
+            else:
+                return path
+        return path
 
     def unclear(self, why: str) -> None:
         """Record what cannot be told."""

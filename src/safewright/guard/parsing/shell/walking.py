@@ -373,6 +373,8 @@ class _Walk:
         effects = []
         for cwd in state.cwds:
             path = place(target, cwd)
+            if self.found.links:
+                path = self.found.followed(path, itself=kind in ("delete", "move", "link", "create"))
             effects.append(
                 Effect(
                     kind,
