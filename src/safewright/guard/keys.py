@@ -65,14 +65,18 @@ def key_of(view: View) -> Key:
 def effect_of(view: View) -> Effect:
     """What a call does to the world: from its text for shell and SQL, else as the policy declares."""
     if view.script is not None:
-        script = view.script
-        found = [OF_SHELL.get(effect.kind, "execute") for effect in script.effects]
-        if script.unparsed or script.unresolved:
-            found.append("execute")
-        return max(found, key=ORDER.index, default="read" if script.commands else "execute")
+        return effect_of_script(view.script)
     if view.query is not None:
         return view.query.effect
     return view.spec.effect if view.spec is not None else "execute"
+
+
+def effect_of_script(script: Script) -> Effect:
+    """The gravest effect of a shell script; what cannot be read or told is run all the same."""
+    found = [OF_SHELL.get(effect.kind, "execute") for effect in script.effects]
+    if script.unparsed or script.unresolved:
+        found.append("execute")
+    return max(found, key=ORDER.index, default="read" if script.commands else "execute")
 
 
 def type_of(value: Any) -> str:

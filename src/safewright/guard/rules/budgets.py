@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from safewright.errors import BadInput
-from safewright.guard.keys import effect_of
+from safewright.guard.keys import effect_of, effect_of_script
 from safewright.guard.nouns import Action, Check, Effect, Turn
 from safewright.guard.rules.base import Family, Rule
 from safewright.guard.views import View
@@ -119,7 +120,26 @@ def _counted(rule: Rule, count: int, most: int, what: str = "") -> Check:
 
 
 def _of_effect(view: View, earlier: Sequence[Turn], effects: tuple[Effect, ...]) -> int:
-    return sum(effect_of(_then(view, turn)) in effects for turn in earlier)
+    return sum(_effect(view, turn) in effects for turn in earlier)
+
+
+def _effect(view: View, turn: Turn) -> Effect:
+    """The effect of an earlier call; a long session's texts are not parsed again on every call."""
+    then = _then(view, turn)
+    if then.spec is None or then.spec.kind not in ("shell", "sql"):
+        return effect_of(then)
+    return _of_text(then.spec.kind, then.text, then.spec.dialect)
+
+
+@functools.lru_cache(maxsize=4096)
+def _of_text(kind: str, text: str | None, dialect: str) -> Effect:
+    if kind == "sql":
+        from safewright.guard.parsing.sql import parse_sql
+
+        return parse_sql(text, dialect).effect
+    from safewright.guard.parsing.shell import parse_shell
+
+    return effect_of_script(parse_shell(text))
 
 
 def _then(view: View, turn: Turn) -> View:
@@ -134,12 +154,13 @@ def _recipients(view: View, earlier: Sequence[Turn], settings: Settings) -> Iter
     if settings.recipients is None and settings.recipients_per_call is None:
         return
     named = _named(view)
+    if not named:
+        return  # a shell's text names whom it reaches in ways of its own
     before = {
         who
         for turn in earlier
-        for each in (_then(view, turn),)
-        if effect_of(each) in REACHING
-        for _, people in _named(each)
+        if _effect(view, turn) in REACHING
+        for _, people in _named(_then(view, turn))
         for who in people
         if not _allowed(who, settings)
     }
@@ -265,10 +286,9 @@ def _money(view: View, earlier: Sequence[Turn], settings: Settings) -> Iterator[
         return
     total = own
     for turn in earlier:
-        then = _then(view, turn)
-        if effect_of(then) != "pay":
+        if _effect(view, turn) != "pay":
             continue
-        amount = _amount(then)
+        amount = _amount(_then(view, turn))
         if amount is None:
             yield MONEY.says("unknown", f"an earlier amount of {turn.tool} cannot be read", ADVICE)
             return
