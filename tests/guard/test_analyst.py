@@ -72,7 +72,15 @@ def known(name: str = "llm.own-mailbox", state: Any = "active", **other: Any) ->
 
 def guard(model: str, memory: Any = None, *, preset: str = "hardened", **options: Any) -> Guard:
     analyst = open_analyst(model, preset=preset, policy=POLICY_READ, **options)  # type: ignore[arg-type]
-    return Guard(POLICY_READ, backend="llm", model=analyst, memory=memory, preset=preset, audit=Rows())  # type: ignore[arg-type]
+    return Guard(
+        POLICY_READ,
+        backend="llm",
+        model=analyst,
+        memory=memory,
+        preset=preset,  # type: ignore[arg-type]
+        audit=Rows(),
+        deadline_s=60,  # far above what any of this takes: a loaded machine is no failure
+    )
 
 
 def own(verdict: Verdict) -> list[Check]:
@@ -594,7 +602,9 @@ def test_decisions_are_made_again_from_the_audit_log(preset: Any, tmp_path: Path
     log = open_audit(tmp_path / "audit.db", raw=True)
     with serving(lambda body: called(script(body))) as server:
         analyst = open_analyst(server.model, preset=preset, policy=POLICY_READ)
-        with Guard(POLICY_READ, backend="llm", model=analyst, preset=preset, audit=log) as opened:
+        with Guard(
+            POLICY_READ, backend="llm", model=analyst, preset=preset, audit=log, deadline_s=60
+        ) as opened:
             then = [opened.check(call) for call in calls]
     assert [v.failure for v in then] == [None, None, "llm_empty", "invalid_action"]
     log = open_audit(tmp_path / "audit.db")
@@ -602,7 +612,7 @@ def test_decisions_are_made_again_from_the_audit_log(preset: Any, tmp_path: Path
     log.close()
     for _ in range(2):
         replay = ReplayAnalyst(records, POLICY_READ, preset=preset)
-        with Guard(POLICY_READ, backend="llm", model=replay, preset=preset) as opened:
+        with Guard(POLICY_READ, backend="llm", model=replay, preset=preset, deadline_s=60) as opened:
             again = [opened.check(call) for call in calls]
             lost = opened.check(note("never asked"))
         for one, two in zip(then, again, strict=True):

@@ -39,7 +39,7 @@ def faithful(body: dict) -> str:  # type: ignore[type-arg]
     return stepped() if body["messages"][0]["content"].startswith("You know") else analyzed("own mailbox")
 
 
-def decide(server: Server, preset: str = "hardened", seconds: float = 20.0) -> tuple[Verdict, Rows]:
+def decide(server: Server, preset: str = "hardened", seconds: float = 60.0) -> tuple[Verdict, Rows]:
     rows = Rows()
     with Guard(
         Policy.read(POLICY), backend="llm", model=server.model, preset=preset, audit=rows, deadline_s=seconds
@@ -87,7 +87,7 @@ MATRIX: dict[str, tuple[Said | str, str]] = {
         "llm_unparsed",
     ),
     "a field too many": (one(safe=True), "llm_unparsed"),
-    "a field twice": ('{"checks": [], "checks": []}', "llm_unparsed"),
+    "a field twice": ('{"checks": [], ' + one()[1:], "llm_unparsed"),
     "not a number": (one().replace("true", "NaN"), "llm_unparsed"),
     "another check": (executed(judged("c7")), "llm_unparsed"),
     "a check twice": (executed(judged("c1"), judged("c1")), "llm_unparsed"),
@@ -233,7 +233,7 @@ def test_01_garbage_server(noise: bytes) -> None:
                     peer.sendall(noise)
 
         threading.Thread(target=answer, daemon=True).start()
-        verdict, rows = decide(Server(f"http://127.0.0.1:{listening.getsockname()[1]}/v1"), seconds=5.0)
+        verdict, rows = decide(Server(f"http://127.0.0.1:{listening.getsockname()[1]}/v1"), seconds=10.0)
         listening.shutdown(socket.SHUT_RDWR)
     assert verdict.decision == "deny"
     assert verdict.failure in ("llm_connection", "llm_timeout")
@@ -244,19 +244,21 @@ def test_a_failed_model_leaves_a_denial_of_the_rules_as_it_is(dead: Server) -> N
     policy = Policy.read(POLICY + '\n[roles.guest]\ndenied_tools = ["send_*"]\n')
     from safewright.guard.nouns import Principal
 
-    with Guard(policy, backend="hybrid", model=dead.model) as guard:
+    with Guard(policy, backend="hybrid", model=dead.model, deadline_s=60) as guard:
         verdict = guard.check(note(principal=Principal("eve", "guest")))
     assert (verdict.decision, verdict.failure, verdict.usage.calls) == ("deny", None, 0)
 
 
 def test_fail_mode_open_is_an_option_and_says_what_failed(dead: Server) -> None:
-    with Guard(Policy.read(POLICY), backend="llm", model=dead.model, fail_mode="open") as guard:
+    with Guard(
+        Policy.read(POLICY), backend="llm", model=dead.model, fail_mode="open", deadline_s=60
+    ) as guard:
         verdict = guard.check(note())
     assert (verdict.decision, verdict.failure) == ("allow", "llm_connection")
 
 
 def test_a_model_that_cannot_be_reached_is_not_asked_for_a_while(dead: Server) -> None:
-    with Guard(Policy.read(POLICY), backend="llm", model=dead.model) as guard:
+    with Guard(Policy.read(POLICY), backend="llm", model=dead.model, deadline_s=60) as guard:
         for _ in range(3):
             assert guard.check(note()).failure == "llm_connection"
         breaker = guard.analyst.client.breaker  # type: ignore[union-attr]
@@ -295,7 +297,7 @@ def test_the_breaker_half_opens_for_one_question() -> None:
 def test_a_server_that_answers_badly_is_reached_all_the_same() -> None:
     with (
         serving(in_turn("prose")) as server,
-        Guard(Policy.read(POLICY), backend="llm", model=server.model) as guard,
+        Guard(Policy.read(POLICY), backend="llm", model=server.model, deadline_s=60) as guard,
     ):
         for n in range(4):
             assert guard.check(note(session=f"s{n}")).failure == "llm_unparsed"
@@ -350,7 +352,7 @@ def test_breaking_off_a_decision_breaks_off_its_question() -> None:
 
     async def impatient() -> None:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(0.5):
                 await client.ask([], {}, 30.0, 10)
 
     asyncio.run(impatient())
@@ -368,7 +370,10 @@ def test_structured_output_falls_back_where_a_server_refuses_it() -> None:
         return Said(status=400, raw=REFUSED["json_schema"]) if form else GOOD
 
     script: Script = picky
-    with serving(script) as server, Guard(Policy.read(POLICY), backend="llm", model=server.model) as guard:
+    with (
+        serving(script) as server,
+        Guard(Policy.read(POLICY), backend="llm", model=server.model, deadline_s=60) as guard,
+    ):
         verdict = guard.check(note())
         assert (verdict.decision, verdict.usage.calls) == ("allow", 1)
         forms = [body.get("response_format", {}).get("type") for body in server.asked]

@@ -184,9 +184,17 @@ def _writable(text: str) -> str:
 
 
 class ThroughInspect:
-    """A model that Inspect AI reaches: a name, opened when it is first asked, or a model of Inspect's."""
+    """A model that Inspect AI reaches: a name, opened when it is first asked, or a model of Inspect's.
+
+    Raises:
+        Missing: Inspect is not installed.
+    """
 
     def __init__(self, model: Any) -> None:
+        try:
+            import inspect_ai.model  # noqa: F401 - takes seconds, which are not the first question's to wait for
+        except ImportError as error:
+            raise need_extra("inspect-ai", "eval") from error
         self._name = model if isinstance(model, str) else ""
         self._model: Any = None if isinstance(model, str) else model
         self._formed = True
@@ -231,10 +239,8 @@ class ThroughInspect:
 
     def _opened(self) -> Any:
         if self._model is None:
-            try:
-                from inspect_ai.model import get_model
-            except ImportError as error:
-                raise Failed("llm_connection", str(need_extra("inspect-ai", "eval"))) from error
+            from inspect_ai.model import get_model
+
             try:
                 self._model = get_model(self._name, memoize=False)
             except Exception as error:  # an unknown provider, a missing key or package
