@@ -21,7 +21,9 @@ from safewright.guard.parts import Privilege
 from safewright.guard.rules import CATEGORIES, families
 from safewright.runs import digest_json
 
-Kind = Literal["shell", "sql", "web", "generic"]
+Kind = Literal["shell", "sql", "web", "file", "generic"]
+SHIPPED = ("default", "coding")
+"""Policies that come with the package: for tools of any kind, and for agents that write code."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,10 @@ class ToolSpec:
     """What a tool is: ``[tools.PATTERN]``, where the pattern may hold * and ?.
 
     Args:
-        kind: How its arguments are read. `shell` and `sql` are parsed; their effect follows from the text.
+        kind: How its arguments are read. `shell` and `sql` are parsed; their effect follows from the text. `file`
+            reads, writes or deletes (by ``effect``) the path in its argument, and is judged like the command that does.
         effect: What it does to the world.
-        argument: For shell and sql, which argument holds the text; the only string where empty.
+        argument: For shell, sql and file, which argument holds the text or path; the only string where empty.
         dialect: Of SQL, by sqlglot's name.
         identities: Arguments whose values name whom or what the call reaches (recipients, accounts, addresses, paths).
             None: every value that looks like one counts, wherever it stands.
@@ -88,12 +91,14 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path | str) -> Policy:
-        """The policy in a file.
+        """The policy in a file, or of the shipped one's name.
 
         Raises:
             BadInput: It cannot be read, is no TOML, or a key or value is not one of a policy's.
         """
         file = Path(path)
+        if str(path) in SHIPPED and not file.exists():
+            return cls.shipped(str(path))
         try:
             text = file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -102,7 +107,11 @@ class Policy:
 
     @classmethod
     def read(cls, text: str, where: str = "policy") -> Policy:
-        """The policy in a TOML text. `extends = "default"` begins with the default policy and changes what it names."""
+        """The policy in a TOML text. `extends = "default"` begins with that policy and changes what it names.
+
+        Raises:
+            BadInput: It is no TOML, or a key or value is not one of a policy's.
+        """
         try:
             values = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
@@ -114,7 +123,18 @@ class Policy:
     @classmethod
     def default(cls) -> Policy:
         """The policy that holds where none is given."""
-        return _default()
+        return cls.shipped("default")
+
+    @classmethod
+    def shipped(cls, name: str) -> Policy:
+        """A policy that comes with the package.
+
+        Raises:
+            BadInput: There is none of that name.
+        """
+        if name not in SHIPPED:
+            raise BadInput(f"There is no policy {name!r}.", fix=nearest(name, SHIPPED))
+        return _shipped(name)
 
     def spec(self, tool: str) -> ToolSpec | None:
         """What a tool is: an exact name first, else the first pattern that fits; None for a tool nobody declared."""
@@ -184,10 +204,11 @@ def _policy(values: Mapping[str, Any], where: str) -> Policy:
 
 def _extended(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A policy that begins with another: tables are merged key by key, everything else is replaced."""
-    if values["extends"] != "default":
-        raise BadInput(f"{where} extends {values['extends']!r}.", fix='Only extends = "default" is known.')
+    base = values["extends"]
+    if base not in SHIPPED:
+        raise BadInput(f"{where} extends {base!r}.", fix=nearest(str(base), SHIPPED))
     own = {name: value for name, value in values.items() if name != "extends"}
-    merged = _merged(Policy.default().source, own)
+    merged = _merged(Policy.shipped(base).source, own)
     merged["test"] = list(own.get("test", ()))
     return merged
 
@@ -274,6 +295,6 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 @functools.cache
-def _default() -> Policy:
-    text = (importlib.resources.files("safewright.guard") / "default.toml").read_text("utf-8")
-    return Policy.read(text, "the default policy")
+def _shipped(name: str) -> Policy:
+    text = (importlib.resources.files("safewright.guard") / f"{name}.toml").read_text("utf-8")
+    return Policy.read(text, f"the policy {name}")

@@ -56,7 +56,7 @@ _AGENTS = (
     r"assistant|virtual assistant)s?"
 )
 _THINGS = (
-    r"(?:e-?mails?|mails?|letters?|versions?|invoices?|notes?|attachments?|drafts?|payments?|notices?|posts?|orders?|"
+    r"(?:e-?mails?|mails?|letters?|versions?|invoices?|notes?|attachments?|drafts?|payments?|notices?|posts?|order|"
     r"meetings?|dates?|bookings?|reservations?|warnings?|years?|months?|weeks?|days?)"
 )
 # No boundary before the verbs: what is pasted behind another word is still read.

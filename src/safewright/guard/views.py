@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
     from safewright.guard.taint import Taint
 
 
+_COMMANDS = {"read": "cat", "write": "tee", "delete": "rm -r"}
+"""What a file tool of some effect does to its path."""
+
+
 class View:
     """An action under a policy, with what its arguments are read as.
 
     Args:
         action: The call, valid by `nouns.validate`.
         policy: What holds.
-        strict: Whether values that the request does not name are escalated even where nothing looks like an attack.
     """
 
     def __init__(self, action: Action, policy: Policy) -> None:
@@ -34,8 +38,20 @@ class View:
 
     @cached_property
     def text(self) -> str | None:
-        """The command or query of a shell or sql tool; None for other tools, and where none is given."""
-        if self.spec is None or self.spec.kind not in ("shell", "sql"):
+        """The command or query of a shell or sql tool, and the command that does what a file tool does.
+
+        None for other tools, and where none is given.
+        """
+        if self.spec is None or self.spec.kind not in ("shell", "sql", "file"):
+            return None
+        given = self._given
+        if self.spec.kind != "file" or given is None:
+            return given
+        return f"{_COMMANDS.get(self.spec.effect, _COMMANDS['write'])} -- {shlex.quote(given)}"
+
+    @property
+    def _given(self) -> str | None:
+        if self.spec is None:
             return None
         arguments = self.action.arguments
         if self.spec.argument:
@@ -46,8 +62,8 @@ class View:
 
     @cached_property
     def script(self) -> Script | None:
-        """What a shell tool's command is; None for other tools. What cannot be parsed says so (`Script.unparsed`)."""
-        if self.spec is None or self.spec.kind != "shell":
+        """What a shell or file tool runs; None for other tools. What cannot be parsed says so (`Script.unparsed`)."""
+        if self.spec is None or self.spec.kind not in ("shell", "file"):
             return None
         from safewright.guard.parsing.shell import parse_shell
 

@@ -21,7 +21,7 @@ MOST_BYTES = 8 * 1024 * 1024
 SPARE_SECONDS = 2.0
 """What starting, reading and answering may take beside the guard's own deadline."""
 FILES = ("policy", "memory", "audit")
-USAGE = """usage: safewright guard hook [options] < JSON
+USAGE = """safewright guard hook [options] < JSON
 
 Reads a coding agent's hook (tool_name, tool_input, session_id, cwd, hook_event_name) and exits with 0 to let the call
 run, with 2 to stop it and on every failure. Reasons are on standard error.
@@ -84,8 +84,10 @@ def options_of(arguments: Sequence[str]) -> dict[str, Any]:
     add("--verdict", action="store_true", help="print the verdict as JSON on standard output, too")
     found = vars(parser.parse_args(list(arguments)))
     for name in FILES:
-        if found[name] is not None:
-            found[name] = os.path.abspath(found[name])
+        given = found[name]
+        # A policy may also be one that comes with the package, by its name.
+        if given is not None and (name != "policy" or os.sep in given or os.path.exists(given)):
+            found[name] = os.path.abspath(given)
     if not 0 < found["deadline"] < 3600:
         parser.error("--deadline is a number of seconds above 0")
     return found
@@ -170,9 +172,14 @@ def policy_digest(options: Mapping[str, Any]) -> str:
     import hashlib
 
     found = hashlib.sha256()
-    here = os.stat(__file__)
-    found.update(f"{__file__}:{here.st_mtime_ns}:{here.st_size}".encode())
-    if options["policy"] is not None:
+    room = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for folder in (room, os.path.join(room, "rules"), os.path.join(room, "doors")):
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda each: each.name):
+                if entry.name.endswith((".py", ".toml")):
+                    seen = entry.stat()
+                    found.update(f"{entry.path}:{seen.st_mtime_ns}:{seen.st_size}\n".encode())
+    if options["policy"] is not None and os.sep in options["policy"]:
         with open(options["policy"], "rb") as file:
             found.update(file.read())
     return found.hexdigest()

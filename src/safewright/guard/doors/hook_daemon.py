@@ -166,7 +166,7 @@ def guard_of(options: Mapping[str, Any]) -> Guard:
         name: options[name] for name in ("memory", "audit", "backend", "model", "preset")
     }
     given |= {name: options[name] for name in ("mode", "on_unknown", "namespace", "freeze")}
-    return Guard(options["policy"], deadline_s=options["deadline"], **given)
+    return Guard(options["policy"] or "coding", deadline_s=options["deadline"], **given)
 
 
 def principal_of(user: str | None) -> Principal:

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import re
-import urllib.request
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -107,6 +106,7 @@ class Endpoint:
             OSError: The endpoint did not answer in time, or not with vectors.
         """
         import os
+        import urllib.request
 
         body = json.dumps({"model": self._model, "input": list(texts)}).encode()
         headers = {"Content-Type": "application/json"}

@@ -105,25 +105,35 @@ def _always(view: View, settings: Settings) -> bool:
 
 
 def implied(texts: Iterable[str], words: Iterable[str]) -> str:
-    """The first of some words that a text has, in any of the usual endings; phrases word for word. Else empty.
+    """The first of some words with which a text asks for something; empty where it has none.
 
-    ``change+order`` asks for both words, wherever they stand.
+    A word counts as it stands and with ``-ing``, since "he posted it" and "my messages" ask for nothing. A phrase
+    counts word for word. ``change+order`` asks for the first word and, a few words on, the second.
     """
-    said = [f" {' '.join(_tokens(text))} " for text in texts]
-    stems = {_stem(token) for text in said for token in text.split()}
+    said = [_tokens(text) for text in texts]
     for word in words:
-        if "+" in word:
-            if all(_stem(part) in stems for part in _tokens(word)):
-                return word
-            continue
         parts = _tokens(word)
-        if len(parts) == 1 and _stem(parts[0]) in stems:
-            return word
-        if len(parts) > 1 and any(f" {' '.join(parts)} " in text for text in said):
-            return word
+        if not parts:
+            continue
+        for tokens in said:
+            if "+" in word:
+                near = any(
+                    _same(token, parts[0])
+                    and any(_same(each, parts[-1]) for each in tokens[index + 1 : index + NEAR])
+                    for index, token in enumerate(tokens)
+                )
+                if near:
+                    return word
+            elif len(parts) == 1:
+                if any(_same(token, parts[0]) for token in tokens):
+                    return word
+            elif f" {' '.join(parts)} " in f" {' '.join(tokens)} ":
+                return word
     return ""
 
 
+NEAR = 7
+"""Words within which the second half of ``change+order`` must follow the first."""
 _TOKEN = re.compile(r"[^\W_]+")
 
 
@@ -131,13 +141,13 @@ def _tokens(text: str) -> list[str]:
     return _TOKEN.findall(text.casefold())
 
 
-def _stem(token: str) -> str:
-    """A word without the endings of English verbs, roughly: paid stays paid, sends and sending become send."""
-    for ending in ("ing", "ed", "es", "s", "e"):
-        if token.endswith(ending) and len(token) - len(ending) >= 3:
-            token = token[: -len(ending)]
-            break
-    return token[:-1] if len(token) > 3 and token[-1] == token[-2] else token
+def _same(token: str, word: str) -> bool:
+    """Whether a token is a word, or its form in -ing: sending, making, running."""
+    if token == word:
+        return True
+    if not token.endswith("ing") or len(token) < len(word) + 2:
+        return False
+    return token[:-3] in (word, word.removesuffix("e"), word + word[-1])
 
 
 FAMILY = Family("intent", "Whether the request implies such a call", Settings, check, (IMPLIED,))
