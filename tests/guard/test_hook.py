@@ -244,6 +244,16 @@ def test_a_hung_or_lying_daemon_stops_the_call(place: Any) -> None:
         os.unlink(where)
 
 
+def test_a_policy_is_a_file_or_one_that_comes_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert options_of(["--policy", "default"])["policy"] == "default"
+    assert options_of(["--policy", "./none.toml"])["policy"] == str(tmp_path / "none.toml")
+    (tmp_path / "mine").write_text("")
+    assert options_of(["--policy", "mine"])["policy"] == str(tmp_path / "mine")
+
+
 def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFEWRIGHT_GUARD_STATE", str(tmp_path))
     assert state_folder() == str(tmp_path / "safewright-guard")
