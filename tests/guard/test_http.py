@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -414,17 +414,22 @@ def test_a_denied_call_stays_denied_and_an_approval_opens_no_rule(client: Any) -
     )  # what a rule denies waits for nobody
 
 
-def test_waits_and_approvals_expire(tmp_path: Path) -> None:
-    with door(tmp_path, approval_seconds=0.3) as client:
+def test_waits_and_approvals_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1e9]
+    monkeypatch.setattr("safewright.guard.doors.http.state.time", SimpleNamespace(time=lambda: clock[0]))
+    with door(tmp_path, approval_seconds=60) as client:
         client.post("/v1/check", json=ESCALATED)
         (each,) = waiting(client)
-        time.sleep(0.4)
+        clock[0] += 61
         assert waiting(client) == []
         assert decide(client, "approve", each).status_code == 409
         client.post("/v1/check", json=ESCALATED)
         (each,) = waiting(client)
+        clock[0] += 59
         assert decide(client, "approve", each).status_code == 200
-        time.sleep(0.4)
+        clock[0] += 59
+        assert client.get(f"/v1/escalations/{each['id']}").json()["state"] == "approved"
+        clock[0] += 2
         assert client.get(f"/v1/escalations/{each['id']}").json()["state"] == "expired"
         assert client.post("/v1/check", json=ESCALATED).json()["decision"] == "escalate"
 

@@ -12,7 +12,7 @@ from safewright.guard.doors.http.metrics import Counts
 from safewright.guard.doors.http.records import used_record
 from safewright.guard.doors.http.refusals import Refused
 from safewright.guard.doors.http.routes import Call
-from safewright.guard.doors.http.state import Escalation, State
+from safewright.guard.doors.http.state import Escalation, State, expired
 from safewright.guard.doors.http.tokens import Bearer
 from safewright.guard.engine import Guard
 from safewright.guard.nouns import Action, Environment, Principal, Turn, Verdict
@@ -81,14 +81,12 @@ class Checking:
 
     async def waiting(self, call: Call) -> dict[str, Any]:
         """What has become of an escalated call."""
-        import time
-
         import anyio
 
         found = await anyio.to_thread.run_sync(self.state.escalation, call.path["id"])
         if found is None:
             raise Refused(404, "unknown", "No such call waits.")
-        state = "expired" if found.expires <= time.time() and found.state != "used" else found.state
+        state = "expired" if expired(found) else found.state
         return {"id": found.id, "state": state, "expires": found.expires}
 
     def _action(self, body: Any) -> Action:

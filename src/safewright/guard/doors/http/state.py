@@ -75,6 +75,11 @@ class Escalation:
     decided_by: str | None = None
 
 
+def expired(found: Escalation) -> bool:
+    """Whether a call waits no longer, or a decision holds no longer."""
+    return found.state != "used" and found.expires <= time.time()
+
+
 class State:
     """The shared state of a server's workers.
 
