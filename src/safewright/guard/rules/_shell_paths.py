@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from safewright.guard.nouns import CheckStatus, Environment
-from safewright.guard.parsing.shell.model import UNKNOWN, Command, Effect, under
+from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect, under
 
 if TYPE_CHECKING:
     from safewright.guard.views import View
@@ -149,6 +149,12 @@ def _changed(
     ):
         yield (rule, "fail", said, ELSEWHERE)
         return
+    if kind in ("delete", "move", "encrypt") and path.startswith(("/**", "/*")):
+        yield (rule, "fail", said, ELSEWHERE)
+        return
+    if kind == "create" and effect.detail == "unpack" and who.privileged and folder in settings.protected:
+        yield (rule, "unknown", said, "Unpack into a folder of its own.")
+        return
     system = ("/etc", "/usr", "/boot", "/lib", "/var/lib", "/var/log")
     if kind in ("delete", "move", "encrypt") and "/**" in path and under(path, system):
         aged = path.startswith("/var/log") and path.endswith((".gz", ".old", ".1", ".xz"))
@@ -209,6 +215,8 @@ def _changed(
             kept = "logs" if path.startswith("/var/log") and kind in DESTROYS else rule
             yield ("schedule" if "/cron" in path else kept, "fail", said, ELSEWHERE)
         return
+    if SCALAR in path and kind in DESTROYS and under(path, ("/etc", "/usr", "/boot", "/lib", "/bin", "/sbin")):
+        yield ("readable", "unknown", said, "Write the path out, so that it can be told what is touched.")
     yield from _by_root(path, said, effect, rule, settings)
 
 
@@ -260,6 +268,8 @@ def _homes(path: str, folder: str, said: str, effect: Effect, who: Place) -> Ite
 def _by_root(path: str, said: str, effect: Effect, rule: str, settings: Any) -> Iterator[Finding]:
     kind = effect.kind
     logs = path.startswith("/var/log")
+    if under(path, ("/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/crontab", "/var/spool/cron")):
+        yield ("schedule", "unknown", said, "Ask the user before jobs are scheduled.")
     if matches(path, settings.critical):
         account = path.startswith(("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"))
         if kind in ("delete", "move", "encrypt", "chmod", "chown"):
@@ -286,7 +296,7 @@ def _by_root(path: str, said: str, effect: Effect, rule: str, settings: Any) -> 
             if account:
                 yield ("accounts", "fail", said, "Use the account tools.")
             elif under(path, ("/etc/sudoers", "/etc/sudoers.d", "/etc/pam.d")):
-                yield ("accounts", "unknown", said, "Ask the user before rights are changed.")
+                yield ("accounts", "fail", said, "Ask the user to change rights.")
             elif under(
                 path, ("/bin", "/sbin", "/lib", "/lib64", "/usr/bin", "/usr/sbin", "/usr/lib", "/boot")
             ):

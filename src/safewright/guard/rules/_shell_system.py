@@ -34,7 +34,7 @@ def of_system(effect: Effect, command: Command, who: Place, settings: Any) -> It
     elif kind == "kill":
         yield from _kills(effect, said, who, settings)
     elif kind == "priority":
-        yield from _priorities(effect, said, who)
+        yield from _priorities(effect, said, who, command)
     elif kind == "package":
         yield from _packages(effect, said, who, settings)
     elif kind == "unknown":
@@ -117,10 +117,11 @@ def _kills(effect: Effect, said: str, who: Place, settings: Any) -> Iterator[Fin
         yield ("processes", "pass", said, "")
 
 
-def _priorities(effect: Effect, said: str, who: Place) -> Iterator[Finding]:
+def _priorities(effect: Effect, said: str, who: Place, command: Command) -> Iterator[Finding]:
     advice = "Leave priorities of other processes as they are."
     raised = effect.detail.startswith("-")
-    if effect.target == "1" or (not who.privileged and (raised or effect.target.startswith("user:"))):
+    many = command.loops != 1 or "xargs" in command.wrappers
+    if effect.target == "1" or (not who.privileged and (raised or many or effect.target.startswith("user:"))):
         yield ("processes", "fail", said, advice)
     elif not effect.resolved or effect.target.startswith("user:"):
         yield ("processes", "unknown", said, advice)

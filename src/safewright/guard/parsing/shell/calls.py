@@ -707,6 +707,16 @@ def _nothing(call: Call) -> str | None:
     return ""
 
 
+def _ls(call: Call) -> str | None:
+    """What ls prints of patterns: files that fit them."""
+    words = [each for each in call.fields[1:] if not each.startswith("-")]
+    return (
+        "\n".join(words) + "\n"
+        if words and all(has_glob(each.rpartition("/")[2]) for each in words)
+        else None
+    )
+
+
 def _git(call: Call) -> str | None:
     if "rev-parse" in call.fields and "--show-toplevel" not in call.fields:
         return SCALAR
@@ -721,6 +731,7 @@ _PRINTERS: dict[str, Callable[[Call], str | None]] = {
     "tee": _cat, "sort": _cat, "uniq": _cat, "head": _cat, "git": _git, "mkdir": _nothing, "touch": _nothing,
     "rm": _nothing, "cp": _nothing, "mv": _nothing, "chmod": _nothing, "chown": _nothing, "ln": _nothing,
     "seq": _scalar,
+    "ls": _ls,
 }  # fmt: skip
 
 

@@ -123,7 +123,13 @@ class _Walk:
     # Statements.
 
     def _on_command(self, node: Any, state: State, stdin: str | None) -> str | None:
+        before = len(self.found.commands)
         outputs = {self._command(node, state, stdin, chosen) for chosen in self._readings(node, state)}
+        many = re.search(rb"\{\d+\.\.(\d{4,12})\}", node.text)
+        made = [effect for each in self.found.commands[before:] for effect in each.effects]
+        if many and any(effect.kind in ("create", "write", "append") for effect in made):
+            effect = Effect("exhaust", "disk", "system", "braces", detail=f"{int(many[1])} times")
+            self.emit(Command("braces"), [effect], state)
         return outputs.pop() if len(outputs) == 1 else None
 
     def _readings(self, node: Any, state: State) -> list[dict[str, str]]:
@@ -429,7 +435,7 @@ class _Walk:
             for child in node.named_children:
                 if child != name and child.type not in ("do_group", "comment"):
                     values += words.fields(child)
-        times = _count(text) or len(values)
+        times = _count(text) or (10 if any(UNKNOWN in value for value in values) else len(values))
         values = list(dict.fromkeys(values))
         if len(values) > 8:
             values = values if len(values) <= MOST_READINGS else [_common(values)]
@@ -463,8 +469,7 @@ class _Walk:
         for child in condition:
             if not child.text.strip().startswith(b"read"):
                 self._one(child, state, stdin)
-        words = body.text.decode("utf-8", "replace") if body is not None else ""
-        leaves = re.search(r"\b(break|exit|return)\b", words) is not None
+        leaves = body is not None and _leaves(body)
         times: int | None = 10
         limit = re.search(r"-(?:lt|le|ne)\s+(\d+)", said) or re.search(r"[<]=?\s*(\d+)", said)
         if limit:
@@ -520,6 +525,14 @@ class _Walk:
                 background=state.background,
             )
         )
+
+
+def _leaves(node: Any) -> bool:
+    """Whether a loop's body can end the loop: break, exit or return, not in another shell's text."""
+    if node.type == "command":
+        return node.text.split()[:1] in ([b"break"], [b"exit"], [b"return"])
+    inside = (child for child in node.named_children if child.type not in ("subshell", "function_definition"))
+    return any(_leaves(child) for child in inside)
 
 
 def _feeds_itself(text: str) -> bool:

@@ -60,9 +60,9 @@ class Words:
         if kind in ("extglob_pattern", "test_operator", "brace_expression"):
             return _unescape_plain(text)
         if kind == "raw_string":
-            return _quoted(text[1:-1])
+            return _quoted(text[1:-1]) or _EMPTY
         if kind == "ansi_c_string":
-            return _quoted(_ansi(text[2:-1]))
+            return _quoted(_ansi(text[2:-1])) or _EMPTY
         if kind in ("string", "translated_string"):
             return self._string(node)
         if kind == "concatenation":
