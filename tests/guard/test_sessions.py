@@ -40,10 +40,10 @@ def test_what_outgrows_its_bounds_is_full_not_shortened() -> None:
         sessions.called("s", "look", {}, "x" * 50)
         assert len(sessions.history("s")) == 2
         sessions.called("s", "look", {}, "x" * 50)
-        asks: Any = (sessions.history, sessions.request, lambda name: sessions.asked(name, "x"))
-        for ask in asks:
+        asks: Any = ((sessions.history, "s"), (sessions.request, "s"), (sessions.asked, "s", "x"))
+        for ask, *given in asks:
             with pytest.raises(BadInput, match="too long"):
-                ask("s")
+                ask(*given)
         assert sessions.history("another") == ()
     crowded = Sessions(most_sessions=2)
     for name in "ab":
