@@ -356,6 +356,27 @@ def test_recorded_calls_are_judged_again(tmp_path: Path) -> None:
     assert same.changes == ()
 
 
+def test_a_models_recorded_answers_stand_for_the_model(tmp_path: Path) -> None:
+    from tests.guard.scripted_model import POLICY, fused, in_turn, new, note, serving
+
+    policy = Policy.read(POLICY)
+    log = open_audit(tmp_path / "a.db", raw=True)
+    with (
+        serving(in_turn(fused(new(result=False)), fused(new()))) as server,
+        Guard(policy, backend="hybrid", model=server.model, audit=log, deadline_s=60) as guard,
+    ):
+        then = [guard.check(note()).found, guard.check(note("Bye.")).found]
+    log = open_audit(tmp_path / "a.db")
+    assert then == ["deny", "allow"]
+    same = replay(log.records(), policy)
+    assert (same.judged, same.changes, same.moves) == (2, (), {"deny → deny": 1, "allow → allow": 1})
+    stricter = replay(log.records(), Policy.read(POLICY + '[roles.user]\ndenied_tools = ["send_*"]\n'))
+    assert [(each.before, each.after, each.because) for each in stricter.changes] == [
+        ("allow", "deny", ("tool.permitted",))
+    ]
+    log.close()
+
+
 def test_a_redacted_log_cannot_be_judged_again(tmp_path: Path) -> None:
     with Guard(audit=tmp_path / "a.db") as guard:
         guard.check(CALL)

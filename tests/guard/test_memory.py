@@ -418,6 +418,18 @@ def test_faithful_takes_the_nearest_whatever_it_is(tmp_path: Path) -> None:
     memory.close()
 
 
+def test_faithful_writes_to_an_entry_that_was_pruned_and_came_again(tmp_path: Path) -> None:
+    memory = open_memory(tmp_path / "m.db", preset="faithful")
+    memory.learn(lesson(A, check("a1")))
+    (found,) = memory.retrieve(A)
+    prune(memory, entries=(found.entry,), by="ann")
+    memory.learn(lesson(B, check("b1"), found=found))
+    memory.learn(lesson(B, check("b2"), found=found))
+    (row,) = memory.entries()
+    assert (row.key, [item.name for item in row.items.values()], row.hits) == (A, ["b2"], 2)
+    memory.close()
+
+
 def test_scores_do_not_depend_on_how_many_entries_there_are(tmp_path: Path) -> None:
     scores = set()
     for size in (1, 7, 300):

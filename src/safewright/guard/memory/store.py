@@ -310,12 +310,18 @@ class SqliteMemory:
         change: Callable[[Row], tuple[Row, Taught]],
         by: str,
     ) -> Taught:
-        where, value = ("id=?", entry) if entry is not None else ("key_hash=?", rows.key_hash(key))
-        found = rows.read_rows(connection, self.sealer, f"ns=? AND {where}", (self.namespace, value))
+        questions: list[tuple[str, int | str]] = [("key_hash=?", rows.key_hash(key))]
+        if entry is not None:
+            questions.insert(0, ("id=?", entry))
+        found: list[Row] = []
+        for where, value in questions:  # one that was pruned since it was retrieved may be there again
+            found = found or rows.read_rows(
+                connection, self.sealer, f"ns=? AND {where}", (self.namespace, value)
+            )
         changed = rows.bump(connection)
         if found:
             row = found[0]
-        else:  # new, or pruned since it was retrieved
+        else:
             row = rows.insert_row(connection, self.namespace, key, self._embedding.name, vector, changed)
         after, taught = change(row)
         if not rows.write_row(
