@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -118,6 +119,16 @@ def test_a_rule_that_hangs_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None
     with only(monkeypatch, rule=passing):
         slow.policy = made(policy(), "rule")
         assert slow.check(READ).decision == "allow", "the next call gets another thread"
+
+
+def test_a_forked_process_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with only(monkeypatch, rule=passing):
+        opened = guard("rule")
+        assert opened.check(READ).decision == "allow"
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if opened.check(READ).decision == "allow" else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_acheck_works_under_trio(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +247,10 @@ def test_a_rule_denial_needs_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     analyst = FakeAnalyst(Analysis((check("pass", origin="new"),)))
     with only(monkeypatch, rule=failing):
         assert guard("rule", backend="hybrid", model=analyst).check(READ).decision == "deny"
-    assert analyst.asked == 0
+        assert analyst.asked == 0
+        assert guard("rule", backend="llm", model=analyst).check(READ).decision == "deny"
+        assert analyst.asked == 1
+    analyst.asked = 0
     with only(monkeypatch, rule=passing):
         assert guard("rule", backend="hybrid", model=analyst).check(READ).decision == "allow"
     assert analyst.asked == 1

@@ -71,7 +71,8 @@ class Guard:
         policy: A policy, or the path of its TOML file; the default policy where None.
         memory: The path of its file, or an opened memory; none is kept where None.
         audit: The path of its file, or an opened log; none is kept where None.
-        backend: `rules` needs no model; `llm` asks one; `hybrid` asks it of what the rules let pass.
+        backend: `rules` needs no model; `llm` asks one of every call, `hybrid` of what the rules let pass. The rules
+            hold in all three (but for the preset `faithful`, which has the model alone).
         model: For `llm` and `hybrid`: a model reference (``http://host:port/v1#NAME``, ``inspect:PROVIDER/NAME``), or
             an `Analyst`.
         preset: `hardened`, or `faithful` to the paper's order, thresholds and three calls (backend `llm`).
@@ -207,7 +208,7 @@ class Guard:
             case = await work.run(self._examine, action)
             if case.failure is not None:
                 raise Failed(case.failure, case.detail)
-            if self.analyst is not None and not _failed(case.checks):
+            if self.analyst is not None and (self.backend == "llm" or not _failed(case.checks)):
                 case, analysis = await self._ask(case, work)
             checks = (*case.checks, *analysis.checks)
             verdict = self._verdict(checks, case, analysis.usage, None, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -21,6 +22,7 @@ class Workers:
     def __init__(self) -> None:
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self.abandoned = 0
 
     def run(self, seconds: float, job: Callable[..., T], *arguments: Any) -> T:
@@ -29,9 +31,11 @@ class Workers:
         Raises:
             TimeoutError: It took longer. It may still be running.
         """
+        if os.getpid() != self._process:  # threads do not come along into a fork
+            self._idle, self._lock, self._process = [], threading.Lock(), os.getpid()
         with self._lock:
             worker = self._idle.pop() if self._idle else _Worker()
-        future = worker.submit(job, arguments)
+        future: Future[T] = worker.submit(job, arguments)
         try:
             result = future.result(max(seconds, 0.0))
         except TimeoutError:
