@@ -118,6 +118,7 @@ def test_several_statements_and_comments() -> None:
         "SELECT 'open FROM t",
         "SELECT a /*! , secret */ FROM t",
         r"SELECT a FROM t WHERE b = '\' OR 1 = 1 -- '",
+        "SELECT * FROM a" + " JOIN b" * 40,
         "SELECT id--1, secret FROM t",
         "SELECT id /* /* */, secret FROM t -- */ */ FROM t",
         "SELECT id FROM t -- \r, secret\n",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
-MOST_HTML = 512 * 1024
+MOST_HTML = 192 * 1024
 """Letters of a page that are looked at."""
 MOST_ELEMENTS = 20_000
 

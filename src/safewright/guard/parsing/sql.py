@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +13,9 @@ from safewright.guard.nouns import Effect
 MOST_BYTES = 16 * 1024
 DEEPEST = 200
 """Parentheses within parentheses."""
+
+MOST_DANGLING = 8
+"""Joins one after another without a condition."""
 
 Kind = Literal["read", "write", "delete", "define", "permit", "session", "unknown"]
 """What a statement does: `define` changes tables themselves, `permit` who may do what; `unknown` was not understood."""
@@ -170,6 +174,8 @@ def _parsed(query: str, dialect: str) -> Query:
     # What it cannot parse it says on a logger; here that is an answer, not a warning.
     logging.getLogger("sqlglot").setLevel(logging.ERROR)
     try:
+        if _dangling(sqlglot.tokenize(query, dialect=dialect or None)) > MOST_DANGLING:
+            return Query(query, unparsed=f"more than {MOST_DANGLING} joins without a condition")
         trees = [tree for tree in sqlglot.parse(query, dialect=dialect or None) if tree is not None]
     except SqlglotError as error:
         said = str(error).split("\n", 1)[0].split(" Line ")[0]
@@ -184,6 +190,21 @@ def _parsed(query: str, dialect: str) -> Query:
         comment.strip() for tree in trees for node in tree.walk() for comment in node.comments or ()
     )
     return Query(query, tuple(read_statement(tree) for tree in trees), comments)
+
+
+def _dangling(tokens: Sequence[Any]) -> int:
+    """How many joins wait for their ON: the parser tries every way to pair them, and each doubles its time."""
+    most = waiting = total = 0
+    before = ""
+    for token in tokens:
+        word = token.text.upper()
+        if word == "JOIN" and before not in ("CROSS", "NATURAL"):
+            waiting, total = waiting + 1, total + 1
+            most = max(most, waiting)
+        elif word in ("ON", "USING"):
+            waiting, total = 0, total - 1
+        before = word
+    return max(most, total)
 
 
 @dataclass
