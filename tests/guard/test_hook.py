@@ -300,4 +300,8 @@ def test_a_call_is_judged_with_what_its_session_saw(tmp_path: Path) -> None:
     assert [turn.kind for turn in action.history] == ["user", "call", "result"]
     assert answerer.action(read_hook({**LOOK, "session_id": "t"})).history == ()
     assert action.principal is not None
+    assert action.principal.attributes == {}
+    here = answerer.action(read_hook({**LOOK, "cwd": "/work/here"}, "/elsewhere"))
+    assert here.principal is not None
+    assert here.principal.attributes == {"cwd": "/work/here"}
     answerer.guard.close()

@@ -250,6 +250,24 @@ def test_11_escalation_by_protocol(case: str) -> None:
     assert bool(mcp_server.CALLS) is not refused
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_persons_answer_is_written_down(mode: str, tmp_path: Path) -> None:
+    from safewright.guard.audit import open_audit
+
+    async def go(answer: Any) -> Any:
+        async with door(mode, answer) as (client, proxy):
+            proxy.guard.audit = audit
+            await client.call_tool("pid", {"text": "unknown to the policy"})
+
+    for answer in (yes(), types.ElicitResult(action="cancel")):
+        audit = open_audit(tmp_path / "audit.db")
+        run(lambda answer=answer: go(answer))  # the guard's end closes it
+    audit = open_audit(tmp_path / "audit.db")
+    said = [row["decision"] for row in audit.search(kind="resolution")]
+    audit.close()
+    assert sorted(said) == ["approve", "deny"]
+
+
 def test_11_an_approval_is_for_one_call_once_and_for_a_while() -> None:
     answers = {approvals.QUESTION: yes()}
 

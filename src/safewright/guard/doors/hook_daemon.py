@@ -148,11 +148,11 @@ class Answerer:
             tool=hook.tool,
             arguments=hook.arguments,
             request=self.sessions.request(hook.session) if hook.session else None,
-            principal=principal_of(self.options["user"]),
+            principal=principal_of(self.options["user"], hook.cwd),
             agent="coding agent",
             session=hook.session,
             history=self.sessions.history(hook.session) if hook.session else (),
-            environment=None if self.options["no_environment"] else environment_of(hook.cwd),
+            environment=None if self.options["no_environment"] else environment_of(),
         )
 
 
@@ -169,11 +169,12 @@ def guard_of(options: Mapping[str, Any]) -> Guard:
     return Guard(options["policy"] or "coding", deadline_s=options["deadline"], **given)
 
 
-def principal_of(user: str | None) -> Principal:
-    """On whose behalf: what the command line says, else the user who runs the agent."""
+def principal_of(user: str | None, cwd: str = "") -> Principal:
+    """On whose behalf: what the command line says, else the user who runs the agent; and in which folder."""
+    where = {"cwd": cwd} if cwd.startswith("/") else {}
     if user is not None:
         role, colon, name = user.partition(":")
-        return Principal(name, role) if colon else Principal(user, "user")
+        return Principal(name, role, where) if colon else Principal(user, "user", where)
     import pwd
 
     number = os.getuid()
@@ -181,17 +182,14 @@ def principal_of(user: str | None) -> Principal:
         name = pwd.getpwuid(number).pw_name
     except KeyError:
         name = str(number)
-    return Principal(name, "root" if number == 0 else "user")
+    return Principal(name, "root" if number == 0 else "user", where)
 
 
-def environment_of(cwd: str) -> Environment | None:
-    """This machine's files, read-only, as seen from a folder; None where the probes are not there."""
-    try:
-        import safewright.guard.environments as environments
-    except ImportError:
-        return None
-    made: Environment = environments.LocalEnvironment()
-    return made
+def environment_of() -> Environment:
+    """This machine's files, read-only."""
+    from safewright.guard.environments import LocalEnvironment
+
+    return LocalEnvironment()
 
 
 def _told(verdict: Verdict) -> dict[str, Any]:

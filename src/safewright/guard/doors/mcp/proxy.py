@@ -205,7 +205,7 @@ class Proxy:
             yes = approvals.approved((params.input_responses or {}).get(approvals.QUESTION))
             if not self.tickets.redeem(params.request_state, call):
                 return _refused("The approval does not belong to this call, or is too old.", verdict)
-            return None if yes else _refused("The call was not approved.", verdict)
+            return await self._answered(yes, verdict)
         if not approvals.can_ask(ctx.session.client_capabilities):
             return _refused("The call needs a person's approval, and nobody can be asked here.", verdict)
         message = approvals.question(action.tool, action.arguments, verdict.reasons)
@@ -222,7 +222,19 @@ class Proxy:
                 answer = await ctx.session.elicit_form(message, schema, related_request_id=ctx.request_id)
         except TimeoutError:
             return _refused("Nobody approved the call in time.", verdict)
-        return None if approvals.approved(answer) else _refused("The call was not approved.", verdict)
+        return await self._answered(approvals.approved(answer), verdict)
+
+    async def _answered(self, yes: bool, verdict: Verdict) -> Any:
+        """Write a person's answer down, where there is an audit log; None where it is yes."""
+        import anyio
+
+        resolve = getattr(self.guard.audit, "resolve", None)
+        if resolve is not None and verdict.audit_id is not None:
+            outcome = "approve" if yes else "deny"
+            await anyio.to_thread.run_sync(
+                lambda: resolve(verdict.audit_id, outcome, by="the MCP client's user")
+            )
+        return None if yes else _refused("The call was not approved.", verdict)
 
     async def list_tools(self, ctx: Any, params: Any) -> Any:
         """A page of the server's tools, without those that the principal may not use."""
