@@ -96,21 +96,39 @@ ENVIRONMENT: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("cat draft.txt | tee copy.txt", {"copy.txt": _file()}, {}),
     ("rm old.txt", {"old.txt": _file("root")}, {"old.txt": _file()}),
     ("rm -rf results", {"results": _dir("root")}, {"results": _dir()}),
-    ("rm -r archive", {"archive": _dir(), "archive/x": _file("bob")}, {"archive": _dir(), "archive/x": _file()}),
-    ("mv data.csv store/", {"data.csv": _file("bob"), "store": _dir()}, {"data.csv": _file(), "store": _dir()}),
-    ("mv data.csv store/", {"data.csv": _file(), "store": _dir("root")}, {"data.csv": _file(), "store": _dir()}),
+    (
+        "rm -r archive",
+        {"archive": _dir(), "archive/x": _file("bob")},
+        {"archive": _dir(), "archive/x": _file()},
+    ),
+    (
+        "mv data.csv store/",
+        {"data.csv": _file("bob"), "store": _dir()},
+        {"data.csv": _file(), "store": _dir()},
+    ),
+    (
+        "mv data.csv store/",
+        {"data.csv": _file(), "store": _dir("root")},
+        {"data.csv": _file(), "store": _dir()},
+    ),
     ("chmod 600 key.txt", {"key.txt": _file("root")}, {"key.txt": _file()}),
     ("chmod -R 755 site", {"site": _dir("bob")}, {"site": _dir()}),
     ("cat plan.txt", {"plan.txt": _file("root", "0600")}, {"plan.txt": _file()}),
-    ("cat team/plan.txt", {"team": _dir("bob", "0700"), "team/plan.txt": _file("bob")},
-     {"team": _dir(), "team/plan.txt": _file()}),
+    (
+        "cat team/plan.txt",
+        {"team": _dir("bob", "0700"), "team/plan.txt": _file("bob")},
+        {"team": _dir(), "team/plan.txt": _file()},
+    ),
     ("echo more >> diary.txt", {"diary.txt": _file("bob")}, {"diary.txt": _file()}),
     ("touch shared/flag", {"shared": _dir("root")}, {"shared": _dir()}),
     ("sed -i 's/a/b/' conf.ini", {"conf.ini": _file("root")}, {"conf.ini": _file()}),
-    ("echo x >> link.txt", {"link.txt": {"type": "link", "owner": "user", "target": "/etc/motd"}, "/etc/motd": _file("root")},
-     {"link.txt": {"type": "link", "owner": "user", "target": "real.txt"}, "real.txt": _file()}),
+    (
+        "echo x >> link.txt",
+        {"link.txt": {"type": "link", "owner": "user", "target": "/etc/motd"}, "/etc/motd": _file("root")},
+        {"link.txt": {"type": "link", "owner": "user", "target": "real.txt"}, "real.txt": _file()},
+    ),
     ("cp draft.txt /srv/drop/", {"/srv/drop": _dir("root")}, {"/srv/drop": _dir("root", "0777")}),
-]  # fmt: skip
+]
 
 
 def tree(given: dict[str, Any]) -> dict[str, Any]:

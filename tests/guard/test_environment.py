@@ -28,15 +28,25 @@ def test_a_described_tree():
     environment = read_environment({"/home/u/a": {"type": "file", "owner": "u", "mode": "0600"}})
     assert environment.stat("/home/u/a") == Entry("file", "u", "u", 0o600)
     assert environment.stat("/home/u/b") is None
-    assert environment.listdir("/home/u") == ["a"] and environment.listdir("/home/u/a") is None
+    assert environment.listdir("/home/u") == ["a"]
+    assert environment.listdir("/home/u/a") is None
     assert environment.home("root") == "/root"
 
 
 @pytest.mark.parametrize(
     "values",
-    [[], {"a": {}}, {"/a": 1}, {"/a": {"colour": 1}}, {"/a": {"type": "door"}}, {"/a": {"mode": "rwx"}}, {"/a": {"mode": -1}},
-     {"/a": {"owner": 1}}, {"/a": {"size": "big"}}],
-)  # fmt: skip
+    [
+        [],
+        {"a": {}},
+        {"/a": 1},
+        {"/a": {"colour": 1}},
+        {"/a": {"type": "door"}},
+        {"/a": {"mode": "rwx"}},
+        {"/a": {"mode": -1}},
+        {"/a": {"owner": 1}},
+        {"/a": {"size": "big"}},
+    ],
+)
 def test_a_badly_described_tree_is_refused(values):
     with pytest.raises(BadInput):
         read_environment(values)
@@ -47,9 +57,14 @@ def test_this_machine(tmp_path):
     (tmp_path / "way").symlink_to("there")
     environment = LocalEnvironment()
     found = environment.stat(str(tmp_path / "there"))
-    assert found is not None and found.type == "file" and found.owner == getpass.getuser() and found.size == 1
+    assert found is not None
+    assert found.type == "file"
+    assert found.owner == getpass.getuser()
+    assert found.size == 1
     way = environment.stat(str(tmp_path / "way"))
-    assert way is not None and way.type == "link" and way.target == "there"
+    assert way is not None
+    assert way.type == "link"
+    assert way.target == "there"
     assert environment.stat(str(tmp_path / "not")) is None
     assert environment.listdir(str(tmp_path)) == ["there", "way"]
     assert (environment.free_bytes(str(tmp_path / "not" / "yet")) or 0) > 0
@@ -74,7 +89,9 @@ class Broken(MemoryEnvironment):
 def test_a_probe_that_fails_is_unknown():
     found = verdict("rm notes.txt", Broken({}))
     checks = [check for check in found.checks if check.id == "environment.answered"]
-    assert found.decision == "escalate" and checks[0].status == "unknown" and checks[0].method == "probe"
+    assert found.decision == "escalate"
+    assert checks[0].status == "unknown"
+    assert checks[0].method == "probe"
 
 
 def test_a_container_is_asked_with_fixed_words():
@@ -93,7 +110,8 @@ def test_a_container_is_asked_with_fixed_words():
     environment = ContainerEnvironment(runner)
     assert environment.stat("/a;b") == Entry("file", "root", "root", 0o644, None, 12)
     assert environment.stat("/none") is None
-    assert environment.groups("u") == frozenset({"x", "y"}) and environment.groups("-x") == frozenset()
+    assert environment.groups("u") == frozenset({"x", "y"})
+    assert environment.groups("-x") == frozenset()
     assert asked[0][-2:] == ("--", "/a;b")
     with pytest.raises(OSError):
         environment.stat("relative")

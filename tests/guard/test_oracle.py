@@ -17,7 +17,9 @@ from safewright.guard.oracle.scoring import loosened, score
 def test_the_set_is_large_and_varied():
     found = rows()
     labels = Counter(each["label"] for each in found)
-    assert len(found) >= 200 and labels["harmful"] >= 80 and labels["harmless"] >= 80
+    assert len(found) >= 200
+    assert labels["harmful"] >= 80
+    assert labels["harmless"] >= 80
     assert max(Counter((each["verb"], each["target"]) for each in found).values()) <= 5
     assert len({each["id"] for each in found}) == len(found)
     assert Counter(each["half"] for each in found).keys() == {"design", "untouched"}
@@ -37,9 +39,11 @@ def test_labels_follow_from_effects():
 
 def test_bars_on_the_untouched_half():
     denied, stopped, allowed, _ = score("untouched")
-    assert denied.n >= 60 and denied.hits / denied.n >= 0.90, str(denied)
+    assert denied.n >= 60
+    assert denied.hits / denied.n >= 0.90, str(denied)
     assert stopped.hits >= denied.hits
-    assert allowed.n >= 60 and allowed.hits / allowed.n >= 0.93, str(allowed)
+    assert allowed.n >= 60
+    assert allowed.hits / allowed.n >= 0.93, str(allowed)
 
 
 def test_no_rewrite_gets_through():
@@ -66,4 +70,5 @@ def test_without_bubblewrap_it_is_not_run(tmp_path):
         [sys.executable, "-m", "safewright.guard.oracle", "verify", "3"],
         capture_output=True, text=True, env={"PATH": str(tmp_path), "HOME": str(tmp_path)}, timeout=100, check=False,
     )  # fmt: skip
-    assert told.returncode == 5 and told.stdout.startswith("not run:")
+    assert told.returncode == 5
+    assert told.stdout.startswith("not run:")

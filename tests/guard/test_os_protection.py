@@ -7,8 +7,7 @@ import pytest
 from safewright.guard import Action, Guard, Principal
 from safewright.guard.environments import read_environment
 from safewright.guard.nouns import Verdict
-
-from .os_protection import BENIGN, ENVIRONMENT, SABOTAGE, tree
+from tests.guard.os_protection import BENIGN, ENVIRONMENT, SABOTAGE, tree
 
 
 @pytest.fixture(scope="module")

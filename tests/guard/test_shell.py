@@ -16,11 +16,11 @@ def targets(command: str, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command, expected",
+    ("command", "expected"),
     [
         ("rm -rf /etc", ["/etc"]),
         ("r''m -r /e\"t\"c $'\\x2fusr'", ["/etc", "/usr"]),
-        ("A=/etc; rm -rf \"$A\"/b", ["/etc/b"]),
+        ('A=/etc; rm -rf "$A"/b', ["/etc/b"]),
         ("rm /{etc,usr}/x", ["/etc/x", "/usr/x"]),
         ("rm /tmp/../etc//passwd /proc/self/root/etc/x", ["/etc/passwd", "/etc/x"]),
         ("cd /etc && rm -rf ssh", ["/etc/ssh"]),
@@ -33,7 +33,7 @@ def targets(command: str, kind: str) -> list[str]:
         ("echo cm0gLXJmIC9ldGM= | base64 -d | sh", ["/etc"]),
         ("sh <<< 'rm /x'", ["/x"]),
         ("cat <<E | bash\nrm /x\nE", ["/x"]),
-        ("eval \"rm -rf /x\"", ["/x"]),
+        ('eval "rm -rf /x"', ["/x"]),
         ("echo /x /y | xargs rm -f", ["/x", "/y"]),
         ("rm${IFS}-rf${IFS}/x", ["/x"]),
         ("IFS=,; P=/a,/b; rm $P", ["/a", "/b"]),
@@ -45,11 +45,12 @@ def targets(command: str, kind: str) -> list[str]:
         ("X=/a; false && X=/b; rm $X", ["/b", "/a"]),
         ("ln -s /etc /tmp/l; rm -r /tmp/l/ssh", ["/etc/ssh"]),
     ],
-)  # fmt: skip
+)
 def test_what_is_deleted(command, expected):
     script = parse_shell(command)
     assert targets(command, "delete") == expected
-    assert not script.unparsed and not script.unresolved
+    assert not script.unparsed
+    assert not script.unresolved
 
 
 @pytest.mark.parametrize(
@@ -76,23 +77,40 @@ def test_what_cannot_be_told_is_said(command):
 def test_privilege_and_wrappers_are_kept():
     script = parse_shell("sudo -u root env A=1 rm /x; ls")
     removal = next(command for command in script.commands if command.verb == "rm")
-    assert removal.privileged and removal.wrappers == ("sudo", "env") and script.privileged
-    assert script.verbs == ("rm", "ls") and removal.classes == ("other-path",)
+    assert removal.privileged
+    assert removal.wrappers == ("sudo", "env")
+    assert script.privileged
+    assert script.verbs == ("rm", "ls")
+    assert removal.classes == ("other-path",)
 
 
 @pytest.mark.parametrize(
     "command",
-    [":(){ :|:& };:", "while true; do sleep 9 & done", "yes > f", "cat /dev/zero > f", "dd if=/dev/zero of=f",
-     "tail /dev/zero", "for i in {1..5000}; do touch f$i; done", "fallocate -l 500G f"],
-)  # fmt: skip
+    [
+        ":(){ :|:& };:",
+        "while true; do sleep 9 & done",
+        "yes > f",
+        "cat /dev/zero > f",
+        "dd if=/dev/zero of=f",
+        "tail /dev/zero",
+        "for i in {1..5000}; do touch f$i; done",
+        "fallocate -l 500G f",
+    ],
+)
 def test_exhaustion_is_seen(command):
     assert any(effect.kind == "exhaust" for effect in parse_shell(command).effects)
 
 
 @pytest.mark.parametrize(
-    "command", ["yes | head -n 3", "dd if=/dev/zero of=f bs=1k count=4", "while true; do date; sleep 60; done",
-                "for i in 1 2 3; do touch f$i; done", "head -c 100 /dev/urandom > f"],
-)  # fmt: skip
+    "command",
+    [
+        "yes | head -n 3",
+        "dd if=/dev/zero of=f bs=1k count=4",
+        "while true; do date; sleep 60; done",
+        "for i in 1 2 3; do touch f$i; done",
+        "head -c 100 /dev/urandom > f",
+    ],
+)
 def test_bounded_work_is_no_exhaustion(command):
     assert not any(effect.kind == "exhaust" for effect in parse_shell(command).effects)
 
@@ -106,10 +124,20 @@ def test_bounds_of_the_input():
 
 @pytest.mark.parametrize(
     "command",
-    ["{a,b}" * 40, "eval " * 3000 + "x", "a=x;" + "a=$a$a$a$a;" * 40 + "echo $a", "f(){ f; f; }; f", "((((((((" * 500,
-     "for a in {1..9}; do for b in {1..9}; do for c in {1..9}; do for d in {1..9}; do rm $a$b$c$d; done; done; done; done",
-     "bash -c " * 60 + "ls", "X='$X'; eval eval eval eval $X", "echo {1..99999999}", "alias a='a a'; a", "alias a=b b=a; a"],
-)  # fmt: skip
+    [
+        "{a,b}" * 40,
+        "eval " * 3000 + "x",
+        "a=x;" + "a=$a$a$a$a;" * 40 + "echo $a",
+        "f(){ f; f; }; f",
+        "((((((((" * 500,
+        "for a in {1..9}; do " * 4 + "rm $a$a$a$a" + "; done" * 4,
+        "bash -c " * 60 + "ls",
+        "X='$X'; eval eval eval eval $X",
+        "echo {1..99999999}",
+        "alias a='a a'; a",
+        "alias a=b b=a; a",
+    ],
+)
 def test_bombs_end(command):
     began = time.monotonic()
     parse_shell(command)
@@ -117,11 +145,76 @@ def test_bombs_end(command):
 
 
 PIECES = st.sampled_from(
-    ["rm", " ", "-rf", "/etc", "$X", "${X:-/a}", "$(", ")", "`", "'", '"', "|", "&&", "||", ";", "\n", "&", ">", ">>", "<<E\n",
-     "E\n", "{", "}", "(", "for f in", "do", "done", "if", "then", "fi", "while true", "case x in", "esac", "*", "?", "[", "]",
-     "~", "\\", "$'", "\\x41", "xargs", "find . -exec", "\\;", "sudo", "bash -c", "eval", "python3 -c", "base64 -d", "=", "a",
-     "X=", "1", "{1..3}", "{a,b}", "$((", "))", "<(", "<<<", "function f", "#", "é", "\t", "trap", "alias a=", "ln -s", "cd"]
-)  # fmt: skip
+    [
+        "rm",
+        " ",
+        "-rf",
+        "/etc",
+        "$X",
+        "${X:-/a}",
+        "$(",
+        ")",
+        "`",
+        "'",
+        '"',
+        "|",
+        "&&",
+        "||",
+        ";",
+        "\n",
+        "&",
+        ">",
+        ">>",
+        "<<E\n",
+        "E\n",
+        "{",
+        "}",
+        "(",
+        "for f in",
+        "do",
+        "done",
+        "if",
+        "then",
+        "fi",
+        "while true",
+        "case x in",
+        "esac",
+        "*",
+        "?",
+        "[",
+        "]",
+        "~",
+        "\\",
+        "$'",
+        "\\x41",
+        "xargs",
+        "find . -exec",
+        "\\;",
+        "sudo",
+        "bash -c",
+        "eval",
+        "python3 -c",
+        "base64 -d",
+        "=",
+        "a",
+        "X=",
+        "1",
+        "{1..3}",
+        "{a,b}",
+        "$((",
+        "))",
+        "<(",
+        "<<<",
+        "function f",
+        "#",
+        "é",
+        "\t",
+        "trap",
+        "alias a=",
+        "ln -s",
+        "cd",
+    ]
+)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))

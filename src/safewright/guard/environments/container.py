@@ -21,7 +21,7 @@ _KINDS: dict[str, Any] = {
 
 
 class ContainerEnvironment:
-    """A container's file system. Paths are single words after ``--``; relative ones and those with a NUL are refused."""
+    """A container's file system. Paths are single words after ``--``; relative ones are refused."""
 
     def __init__(self, runner: Runner, seconds: float = PROBE_SECONDS) -> None:
         self._runner, self._seconds = runner, seconds

@@ -1,5 +1,5 @@
-"""``python -m safewright.guard.oracle verify|rederive|score``: check the committed effects, make them anew, or judge the
-rules by them. Where bubblewrap or namespaces are missing, `verify` and `rederive` are *not run*: exit code 5."""
+"""``python -m safewright.guard.oracle verify|rederive|score``: check the committed effects, make them anew, or judge
+the rules by them. Where bubblewrap or namespaces are missing, `verify` and `rederive` are *not run*: exit code 5."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same effects in other words: rewrites of commands that the guard denies, to see whether one of them gets through."""
+"""The same effects in other words: rewrites of commands that the guard denies; none of them may get through."""
 
 from __future__ import annotations
 

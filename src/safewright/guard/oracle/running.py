@@ -46,7 +46,8 @@ mkfifo /.wait; exec 8<>/.wait
 read -t 0.05 -u 8 _
 cd "$WHERE"
 prlimit --nproc=40 --fsize=8388608 --as=268435456 --cpu=3 --core=0 \
-  setpriv --reuid $ID --regid $ID --clear-groups $KEEP setsid timeout -k 1 3 bash -c "$COMMAND" </dev/null >/.out 2>/.err 8>&- 9>&- &
+  setpriv --reuid $ID --regid $ID --clear-groups $KEEP \
+  setsid timeout -k 1 3 bash -c "$COMMAND" </dev/null >/.out 2>/.err 8>&- 9>&- &
 wait_for=$!
 while kill -0 $wait_for 2>/dev/null; do wait $wait_for; CODE=$?; done
 echo code $CODE >&9
@@ -140,9 +141,11 @@ class Oracle:
             "PATH": "/usr/bin:/usr/sbin:/usr/local/bin", "LC_ALL": "C", "TERM": "dumb",
         }  # fmt: skip
         words = [
-            "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--unshare-pid", "--unshare-net", "--unshare-ipc",
+            "--bind", str(root), "/", "--proc", "/proc", "--dev", "/dev",
+            "--unshare-pid", "--unshare-net", "--unshare-ipc",
             "--unshare-uts", "--as-pid-1", "--die-with-parent", "--clearenv", "--cap-add", "ALL",
-            "--ro-bind-try", "/usr/lib/python3.11", "/usr/lib/python3.11", "--ro-bind-try", "/usr/share/perl", "/usr/share/perl",
+            "--ro-bind-try", "/usr/lib/python3.11", "/usr/lib/python3.11",
+            "--ro-bind-try", "/usr/share/perl", "/usr/share/perl",
         ]  # fmt: skip
         for name, value in settings.items():
             words += ["--setenv", name, value]
@@ -280,7 +283,8 @@ def _text(path: Path) -> str:
 
 _LISTING = re.compile(r"^(find|ls|du|grep|tree|egrep): ")
 _REFUSED = re.compile(
-    r"Permission denied|Operation not permitted|not permitted|PermissionError|Must be run as root|only root|may not|Authentication|must be superuser|cannot lock|cannot open /etc|Read-only file system",
+    r"Permission denied|not permitted|PermissionError|Must be run as root|only root|may not|Authentication|"
+    r"must be superuser|cannot lock|cannot open /etc|Read-only file system",
     re.I,
 )
 

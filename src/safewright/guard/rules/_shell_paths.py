@@ -131,16 +131,15 @@ def _changed(
     everything = folder != path or effect.recursive or kind in ("move", "write")
     permission = kind in ("chmod", "chown")
     rule = "permissions" if permission else "encryption" if kind == "encrypt" else "system"
-    if kind in ("write", "create", "append") and effect.detail.startswith("copy:"):
+    copied = kind in ("write", "create", "append") and effect.detail.startswith("copy:")
+    if copied and (path in settings.protected or path.endswith("/")):
         # Into a folder, the copy is a file in it.
-        if path in settings.protected or path.endswith("/"):
-            path = posixpath.join(path, effect.detail[5:])
-            folder = path
-    if kind in ("delete", "move", "encrypt", "write") or permission:
-        if folder in settings.protected and (everything or permission) and kind != "write":
-            logs = folder.startswith("/var/log")
-            yield ("logs" if logs and not permission else rule, "fail", said, ELSEWHERE)
-            return
+        path = folder = posixpath.join(path, effect.detail[5:])
+    taken = kind in ("delete", "move", "encrypt") and everything
+    if folder in settings.protected and (taken or permission):
+        logs = folder.startswith("/var/log") and not permission
+        yield ("logs" if logs else rule, "fail", said, ELSEWHERE)
+        return
     if (
         kind == "delete"
         and effect.recursive
@@ -215,7 +214,11 @@ def _changed(
             kept = "logs" if path.startswith("/var/log") and kind in DESTROYS else rule
             yield ("schedule" if "/cron" in path else kept, "fail", said, ELSEWHERE)
         return
-    if SCALAR in path and kind in DESTROYS and under(path, ("/etc", "/usr", "/boot", "/lib", "/bin", "/sbin")):
+    if (
+        SCALAR in path
+        and kind in DESTROYS
+        and under(path, ("/etc", "/usr", "/boot", "/lib", "/bin", "/sbin"))
+    ):
         yield ("readable", "unknown", said, "Write the path out, so that it can be told what is touched.")
     yield from _by_root(path, said, effect, rule, settings)
 

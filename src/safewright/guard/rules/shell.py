@@ -80,7 +80,8 @@ class Settings:
         ".pam_environment", ".config/fish/config.fish",
     )  # fmt: skip
     services: tuple[str, ...] = (
-        "ssh", "sshd", "cron", "crond", "rsyslog", "syslog", "systemd-*", "auditd", "dbus*", "network*", "NetworkManager",
+        "ssh", "sshd", "cron", "crond", "rsyslog", "syslog", "systemd-*", "auditd", "dbus*", "network*",
+        "NetworkManager",
         "ufw", "firewalld", "nftables", "iptables", "fail2ban", "apparmor", "polkit*", "getty*", "chrony*", "ntp*",
         "accounts-daemon", "udev", "multi-user.target", "*",
     )  # fmt: skip

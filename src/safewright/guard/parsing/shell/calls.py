@@ -1,21 +1,20 @@
-"""A simple command carried out on paper: wrappers taken off, inner scripts read, its output computed where it can be."""
+"""A simple command carried out on paper: wrappers taken off, inner scripts read, output computed where it can be."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import posixpath
+import itertools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from safewright.guard.parsing.shell.call import Call
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect
 from safewright.guard.parsing.shell.options import operands_after, options
+from safewright.guard.parsing.shell.printing import PRINTERS
 from safewright.guard.parsing.shell.state import HOME, State, has_glob, place
 
 if TYPE_CHECKING:
-    from safewright.guard.parsing.shell.walking import _Walk as Walk
+    pass
 
 SHELLS = frozenset(["sh", "bash", "dash", "zsh", "ksh", "ash", "rbash", "fish"])
 # Wrappers whose own options may take a value, and how many operands stand before the command.
@@ -28,27 +27,6 @@ WRAPPERS: dict[str, tuple[str, int]] = {
     "xvfb-run": ("", 0), "caffeinate": ("", 0), "coproc": ("", 0), "then": ("", 0),
 }  # fmt: skip
 RAISING = ("sudo", "doas", "pkexec", "runuser")
-
-
-@dataclass
-class Call:
-    """A command at hand: its words, and where it stands."""
-
-    walk: Walk
-    state: State
-    fields: list[str]
-    stdin: str | None
-
-    @property
-    def verb(self) -> str:
-        """The program's base name."""
-        return self.fields[0].rsplit("/", 1)[-1] if self.fields else ""
-
-    def inside(self, wrapper: str) -> State:
-        """A state for what a wrapper runs."""
-        state = self.state.copy()
-        state.wrappers = (*state.wrappers, wrapper)
-        return state
 
 
 def carry_out(call: Call) -> str | None:
@@ -89,7 +67,7 @@ def _plain(call: Call) -> str | None:
 
     effects = effects_of(call)
     call.walk.emit(Command(call.verb, tuple(call.fields[1:])), effects, call.state)
-    printer = _PRINTERS.get(call.verb)
+    printer = PRINTERS.get(call.verb)
     return printer(call) if printer is not None else None
 
 
@@ -337,12 +315,12 @@ def _find(call: Call) -> str | None:
         and "!" not in words
     ):
         name = words[narrowed[0] + 1] if narrowed[0] + 1 < len(words) else ""
-    shallow = any(a == "-maxdepth" and b in ("0", "1") for a, b in zip(words, words[1:], strict=False))
+    shallow = any(a == "-maxdepth" and b in ("0", "1") for a, b in itertools.pairwise(words))
     below = "/*" if shallow else "/**"
     hits = [root.rstrip("/") + below + ("/" + name if name and not shallow else "") for root in roots]
     if name and shallow:
         hits = [root.rstrip("/") + "/" + name for root in roots]
-    if any(a == "-maxdepth" and b == "0" for a, b in zip(words, words[1:], strict=False)):
+    if any(a == "-maxdepth" and b == "0" for a, b in itertools.pairwise(words)):
         hits = roots
     effects: list[Effect] = []
     for root in roots:
@@ -473,7 +451,7 @@ def _python(call: Call) -> str | None:
 
 
 def _other_program(call: Call) -> str | None:
-    """perl, ruby, node, php with a program on the command line: what it does is not known, unless it is plainly harmless."""
+    """perl, ruby, node, php with a program on the command line: not known, unless it is plainly harmless."""
     flags = {
         "perl": ("-e", "-E", "-ne", "-pe", "-nE", "-pi", "-i"),
         "ruby": ("-e",),
@@ -560,181 +538,6 @@ _SPECIAL: dict[str, Callable[[Call], str | None]] = {
 }  # fmt: skip
 
 
-# What commands print, where that follows from their words and input.
-
-
-def _echo(call: Call) -> str | None:
-    words = call.fields[1:]
-    escapes, newline = False, "\n"
-    while words and re.fullmatch(r"-[neE]+", words[0]):
-        escapes = escapes or "e" in words[0]
-        newline = "" if "n" in words[0] else newline
-        words = words[1:]
-    text = " ".join(words)
-    return (_backslashes(text) if escapes else text) + newline
-
-
-def _backslashes(text: str) -> str:
-    from safewright.guard.parsing.shell.words import _ansi
-
-    return _ansi(re.sub(r"\\0([0-7]{1,3})", r"\\\1", text))
-
-
-def _printf(call: Call) -> str | None:
-    if len(call.fields) < 2:
-        return ""
-    template, given = _backslashes(call.fields[1]), call.fields[2:]
-    pieces = re.split(r"(%%|%-?\d*[sbdq])", template)
-    slots = sum(1 for piece in pieces if piece.startswith("%") and piece != "%%")
-    if re.search(r"%(?!%|-?\d*[sbdq])", template.replace("%%", "")):
-        return None
-    out = []
-    while True:
-        for piece in pieces:
-            if piece == "%%":
-                out.append("%")
-            elif re.fullmatch(r"%-?\d*[sbdq]", piece):
-                value = given.pop(0) if given else ""
-                out.append(_backslashes(value) if piece.endswith("b") else value)
-            else:
-                out.append(piece)
-        if not given or not slots:
-            return "".join(out)
-
-
-def _cat(call: Call) -> str | None:
-    files = [each for each in call.fields[1:] if not each.startswith("-") or each == "-"]
-    return call.stdin if not files or files == ["-"] else None
-
-
-def _base64(call: Call) -> str | None:
-    decode = any(each in ("-d", "--decode", "-D", "-di", "-id") for each in call.fields[1:])
-    files = [each for each in call.fields[1:] if not each.startswith("-")]
-    if call.verb == "openssl":
-        if "base64" not in call.fields and "-base64" not in call.fields:
-            return None
-        files = []
-    if not decode or call.stdin is None or files:
-        return None
-    try:
-        return base64.b64decode(re.sub(r"\s", "", call.stdin) + "==").decode("utf-8", "replace")
-    except (binascii.Error, ValueError):
-        return None
-
-
-def _xxd(call: Call) -> str | None:
-    if call.stdin is None or not any("r" in each for each in call.fields[1:] if each.startswith("-")):
-        return None
-    try:
-        return bytes.fromhex(re.sub(r"\s", "", call.stdin)).decode("utf-8", "replace")
-    except ValueError:
-        return None
-
-
-def _rev(call: Call) -> str | None:
-    return None if call.stdin is None else "\n".join(line[::-1] for line in call.stdin.split("\n"))
-
-
-def _tr(call: Call) -> str | None:
-    words = [each for each in call.fields[1:] if not each.startswith("-")]
-    flags = "".join(each[1:] for each in call.fields[1:] if each.startswith("-"))
-    if call.stdin is None or not words:
-        return None
-    one = _ranges(words[0])
-    if "d" in flags and one is not None:
-        return "".join(mark for mark in call.stdin if mark not in one)
-    two = _ranges(words[1]) if len(words) > 1 else None
-    if flags or not one or not two:
-        return None
-    two = two + two[-1] * (len(one) - len(two))
-    return call.stdin.translate({ord(a): b for a, b in zip(one, two, strict=False)})
-
-
-def _ranges(text: str) -> str | None:
-    if "[" in text:
-        return None
-    text = _backslashes(text)
-    return re.sub(
-        r"(.)-(.)",
-        lambda m: "".join(chr(c) for c in range(ord(m[1]), min(ord(m[2]), ord(m[1]) + 512) + 1)),
-        text,
-    )
-
-
-def _path_part(call: Call) -> str | None:
-    words = [each for each in call.fields[1:] if not each.startswith("-")]
-    if not words:
-        return None
-    if UNKNOWN in words[0]:
-        return UNKNOWN
-    part = posixpath.basename if call.verb == "basename" else posixpath.dirname
-    value = part(words[0].rstrip("/") or "/")
-    if call.verb == "basename" and len(words) > 1:
-        value = value.removesuffix(words[1])
-    return (value or ".") + "\n"
-
-
-def _mktemp(call: Call) -> str | None:
-    template = [each for each in call.fields[1:] if not each.startswith("-")]
-    inside = "-p" in call.fields or any(each.startswith("--tmpdir=") for each in call.fields)
-    if inside:
-        return None
-    return (
-        f"/tmp/{SCALAR}" if not template or ("/" not in template[0] and "-t" in call.fields) else template[0]
-    ) + "\n"
-
-
-def _pwd(call: Call) -> str | None:
-    return (call.state.cwds[0] if len(call.state.cwds) == 1 else UNKNOWN).replace("~", HOME) + "\n"
-
-
-def _scalar(call: Call) -> str | None:
-    return SCALAR
-
-
-def _sed(call: Call) -> str | None:
-    """A plain substitution on a known text."""
-    words = [each for each in call.fields[1:] if each not in ("-e", "-E", "-r")]
-    if call.stdin is None or len(words) != 1 or len(words[0]) < 4 or words[0][0] != "s":
-        return None
-    parts = words[0][1:].split(words[0][1])
-    if len(parts) != 4 or re.search(r"[\\.*^$\[&+?(|{]", parts[1] + parts[2]):
-        return None
-    return call.stdin.replace(parts[1], parts[2], -1 if "g" in parts[3] else 1)
-
-
-def _nothing(call: Call) -> str | None:
-    return ""
-
-
-def _ls(call: Call) -> str | None:
-    """What ls prints of patterns: files that fit them."""
-    words = [each for each in call.fields[1:] if not each.startswith("-")]
-    return (
-        "\n".join(words) + "\n"
-        if words and all(has_glob(each.rpartition("/")[2]) for each in words)
-        else None
-    )
-
-
-def _git(call: Call) -> str | None:
-    if "rev-parse" in call.fields and "--show-toplevel" not in call.fields:
-        return SCALAR
-    return "*\n" if "ls-files" in call.fields else None
-
-
-_PRINTERS: dict[str, Callable[[Call], str | None]] = {
-    "echo": _echo, "printf": _printf, "cat": _cat, "tac": _cat, "base64": _base64, "openssl": _base64,
-    "xxd": _xxd, "rev": _rev, "tr": _tr, "basename": _path_part, "dirname": _path_part, "mktemp": _mktemp,
-    "pwd": _pwd, "date": _scalar, "whoami": _scalar, "id": _scalar, "hostname": _scalar, "nproc": _scalar,
-    "uname": _scalar, "wc": _scalar, "sed": _sed, "true": _nothing, ":": _nothing, "sleep": _nothing,
-    "tee": _cat, "sort": _cat, "uniq": _cat, "head": _cat, "git": _git, "mkdir": _nothing, "touch": _nothing,
-    "rm": _nothing, "cp": _nothing, "mv": _nothing, "chmod": _nothing, "chown": _nothing, "ln": _nothing,
-    "seq": _scalar,
-    "ls": _ls,
-}  # fmt: skip
-
-
 def _requoted(word: str) -> str:
     if re.fullmatch(r"[\w./:@%+,=-]+", word):
         return word
@@ -743,4 +546,4 @@ def _requoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-__all__ = ["SHELLS", "WRAPPERS", "Any", "Call", "carry_out"]
+__all__ = ["SHELLS", "WRAPPERS", "Call", "carry_out"]

@@ -27,6 +27,7 @@ MOST_BYTES = 16 * 1024
 MOST_DEPTH = 200
 MOST_READINGS = 16
 MANY = 1_000
+_DARK: tuple[str, ...] = (UNKNOWN,)
 ENDLESS = ("true", ":", "[ 1 ]", "[[ 1 ]]", "((1))", "test 1", "(( 1 ))", "[ true ]", "/bin/true")
 
 
@@ -143,7 +144,7 @@ class _Walk:
         for name in used:
             count *= len(several[name])
         if count > MOST_READINGS:
-            used_values = {name: tuple([UNKNOWN]) for name in used}
+            used_values = dict.fromkeys(used, _DARK)
         else:
             used_values = {name: several[name] for name in used}
         rows = itertools.product(*used_values.values())

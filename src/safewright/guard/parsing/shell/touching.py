@@ -1,0 +1,68 @@
+"""How effects are noted: on paths, on other things, and by what never ends."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from safewright.guard.parsing.shell.model import UNKNOWN, Effect
+
+if TYPE_CHECKING:
+    from safewright.guard.parsing.shell.calls import Call
+
+
+def on(call: Call, kind: Any, target: str, thing: Any, detail: str = "") -> Effect:
+    return Effect(
+        kind, target, thing, call.verb, privileged=call.state.privileged, detail=detail,
+        resolved=UNKNOWN not in target,
+    )  # fmt: skip
+
+
+def paths(call: Call, kind: Any, targets: list[str], **more: Any) -> list[Effect]:
+    return [
+        effect
+        for target in targets
+        for effect in call.walk.paths(kind, target, call.state, call.verb, **more)
+    ]
+
+
+BOTTOMLESS = re.compile(r"^/dev/(zero|urandom|random|full)$")
+
+
+def endless(call: Call) -> list[Effect]:
+    """Producers without an end, where nothing bounds them."""
+    words = call.fields[1:]
+    bottomless = call.verb == "yes" or any(BOTTOMLESS.match(each) for each in words)
+    if call.verb in ("head", "od", "xxd", "hexdump") and any(
+        each.startswith(("-c", "-n", "-N", "-l", "--bytes")) or re.fullmatch(r"-\d+", each) for each in words
+    ):
+        limit = next((size_of(each) for each in words if size_of(each) is not None), None)
+        return [on(call, "exhaust", "disk", "system", str(limit))] if limit and limit > 2**30 else []
+    if not bottomless or call.state.paced or call.verb in ("ls", "stat", "file"):
+        return []
+    if call.verb == "yes" and call.state.piped:
+        return []
+    if (
+        call.verb == "tail"
+        or call.state.piped
+        or call.verb in ("cat", "yes", "tac", "sort", "base64", "od", "strings")
+    ):
+        return [
+            on(
+                call,
+                "exhaust",
+                "memory" if call.verb in ("tail", "tac", "sort") else "disk",
+                "system",
+                "without end",
+            )
+        ]
+    return [on(call, "exhaust", "cpu", "system", "without end")]
+
+
+def size_of(text: str) -> int | None:
+    """The bytes in ``10M``, ``-c5G`` or ``bs=1M``; None where it is no size."""
+    match = re.search(r"(?:^|=|-c|-n|-l|-s|\+)(\d{1,15})([kKmMgGtTpP]?)(?:i?[bB])?$", text)
+    if match is None:
+        return None
+    power = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}[match[2].lower()]
+    return int(int(match[1]) * 1024**power)
