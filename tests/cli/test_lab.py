@@ -68,7 +68,7 @@ def test_demo_breaks_an_aligned_model_and_says_so(tmp_path: Path, capsys: Any) -
     assert run(["lab", "demo", "--out", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["cards"] == found
     assert (out / "report.html").stat().st_size == pytest.approx(len(before.encode()), rel=0.01)
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300  # a guard against training anew; times are for benchmarks
 
 
 def test_lab_models_are_ordinary_folders_a_user_can_audit(tmp_path: Path, capsys: Any) -> None:
