@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import threading
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from safewright.errors import BadInput
+from safewright.errors import BadInput, Missing
 from safewright.guard import Action, Guard, Principal
 from safewright.guard.nouns import Check, Usage
 from safewright.guard.parts import Analysis
@@ -290,6 +291,15 @@ def test_many_calls_are_judged_side_by_side_in_order(monkeypatch: pytest.MonkeyP
     with only(monkeypatch, rule=meeting):
         verdicts = guard("rule").check_many(actions)
     assert [verdict.decision for verdict in verdicts] == ["allow", "allow", "deny", "allow"]
+
+
+@pytest.mark.parametrize("package", ["tree_sitter_bash", "sqlglot"])
+def test_a_missing_parser_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    whole = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else whole(name))
+    with pytest.raises(Missing, match=r"pip install 'safewright\[guard\]'"):
+        Guard()
+    Guard(policy())
 
 
 @pytest.mark.parametrize(

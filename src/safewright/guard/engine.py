@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-from safewright.errors import BadInput
+from safewright.errors import BadInput, need_extra
 from safewright.guard.keys import key_of
 from safewright.guard.lattice import OnUnknown, aggregate
 from safewright.guard.nouns import NOTHING, Action, Check, Decision, Failure, Usage, Verdict, validate
@@ -86,6 +87,7 @@ class Guard:
 
     Raises:
         BadInput: The policy, the memory or an option cannot be used.
+        Missing: A parser that the policy's tools need is not installed.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Guard:
         self.policy = (
             policy if isinstance(policy, Policy) else Policy.load(policy) if policy else Policy.default()
         )
+        _need(self.policy)
         self.on_unknown: OnUnknown = on_unknown or self.policy.on_unknown
         self.backend, self.preset, self.mode, self.fail_mode = backend, preset, mode, fail_mode
         self.deadline_s, self.approver = deadline_s, approver
@@ -460,6 +463,17 @@ def _reasons(checks: Sequence[Check], found: Decision) -> tuple[str, ...]:
 
 def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:500]
+
+
+PARSERS = {"shell": "tree_sitter_bash", "file": "tree_sitter_bash", "sql": "sqlglot"}
+
+
+def _need(policy: Policy) -> None:
+    """Say at the start, and not call by call, that a parser is missing."""
+    for spec in policy.tools:
+        package = PARSERS.get(spec.kind)
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise need_extra(package.replace("_", "-"), "guard")
 
 
 def _memory(memory: Any, preset: Preset, freeze: bool, namespace: str) -> Memory | None:
