@@ -43,6 +43,34 @@ def test_a_policy_extends_the_default_one() -> None:
     assert policy.digest != Policy.default().digest
 
 
+def test_own_patterns_come_before_those_that_are_extended() -> None:
+    policy = Policy.read(
+        'extends = "default"\n[tools."send_*"]\neffect = "pay"\n[tools."send_m*"]\neffect = "read"'
+    )
+    assert policy.spec("send_mail").effect == "pay"  # type: ignore[union-attr]
+    policy = Policy.read('extends = "default"\n[tools."send_m*"]\neffect = "read"')
+    assert policy.spec("send_mail").effect == "read"  # type: ignore[union-attr]
+    assert policy.spec("send_x").effect == "send"  # type: ignore[union-attr]
+
+
+def test_a_file_tool_is_judged_like_its_command() -> None:
+    from safewright.guard import Guard
+
+    ann = Principal("ann", "user")
+    with Guard("coding") as guard:
+        for tool, path, decision in (
+            ("Read", "src/app.py", "allow"),
+            ("Write", "src/app.py", "allow"),
+            ("Write", "/etc/passwd", "deny"),
+            ("Edit", "/home/ann/.bashrc", "deny"),
+            ("Read", "/etc/shadow", "deny"),
+            ("Write", "a file; rm -rf /", "allow"),
+        ):
+            found = guard.check(Action(tool, {"file_path": path}, principal=ann))
+            assert found.decision == decision, (tool, path, found)
+        assert guard.check(Action("Write", {"content": "no path"}, principal=ann)).decision != "allow"
+
+
 def test_tests_do_not_change_the_digest() -> None:
     assert Policy.read(OWN).digest == Policy.read(OWN[: OWN.index("[[test]]")]).digest
 

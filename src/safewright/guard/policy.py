@@ -210,6 +210,10 @@ def _extended(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     own = {name: value for name, value in values.items() if name != "extends"}
     merged = _merged(Policy.shipped(base).source, own)
     merged["test"] = list(own.get("test", ()))
+    # The first pattern that fits counts: one's own stand before those that are extended.
+    first = [name for name in own.get("tools", {}) if isinstance(own["tools"], Mapping)]
+    tools = merged.get("tools", {})
+    merged["tools"] = {name: tools[name] for name in (*first, *(each for each in tools if each not in first))}
     return merged
 
 
