@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from dataclasses import replace
 
 import pytest
 
@@ -123,6 +124,16 @@ def test_a_container_is_asked_with_fixed_words():
 def test_a_container_that_gives_no_answer(answer):
     with pytest.raises(OSError):
         ContainerEnvironment(lambda words, seconds: answer).stat("/a")
+
+
+def test_a_request_to_replace_is_heard():
+    tree = MemoryEnvironment(
+        {"/home/user": Entry("dir", "user"), "/home/user/a": Entry("file", "user", "user", 0o644)}
+    )
+    with Guard() as guard:
+        action = Action("bash", {"cmd": "echo x > a"}, principal=Principal("user", "user"), environment=tree)
+        assert guard.check(action).decision == "deny"
+        assert guard.check(replace(action, request="Overwrite a with an x.")).decision == "allow"
 
 
 def test_links_globs_and_space():

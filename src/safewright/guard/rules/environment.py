@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import fnmatch
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safewright.guard.nouns import Check, CheckStatus, Entry, Environment
 from safewright.guard.parsing.shell.model import SCALAR, Effect
@@ -52,6 +53,8 @@ ANSWERED = Rule("environment.answered", "integrity", "The probes could be answer
 RULES = (PERMITTED, OVERWRITES, OWNED, ESCAPES, COUNTED, SPACE, ANSWERED)
 _NEEDS = {"read": 4, "append": 2, "write": 2, "encrypt": 4, "execute": 4}
 _HOPS = 20
+_ASKED = re.compile(r"\b(overwrit|replac|truncat)\w*", re.I)
+"""Words of a request that mean an existing file may be replaced."""
 
 Finding = tuple[Rule, CheckStatus, str, str]
 
@@ -64,6 +67,8 @@ def check(view: View, settings: Settings) -> Iterable[Check]:
     who = Place.of(view, None)
     worst: dict[str, Check] = {}
     try:
+        if _ASKED.search(view.action.request or ""):
+            settings = replace(settings, overwrite="pass")
         prober = _Prober(environment, who, settings)
         for effect in script.effects:
             if effect.thing != "path" or not effect.resolved:
