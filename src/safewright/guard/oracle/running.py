@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -86,6 +87,7 @@ class Effects:
         return {name: value for name, value in asdict(self).items() if value not in ((), False, None)}
 
 
+@functools.cache
 def why_not() -> str | None:
     """Why the oracle cannot run here; None where it can."""
     if sys.platform != "linux" or shutil.which("bwrap") is None:
