@@ -10,7 +10,7 @@ import pytest
 
 from safewright.guard import Guard, Principal, Turn
 from safewright.guard.doors.python import Denied
-from safewright.guard.nouns import Check
+from safewright.guard.nouns import MOST_TURNS, Check
 from safewright.guard.views import View
 from tests.guard.fakes import check, made, only, policy
 
@@ -102,6 +102,19 @@ def test_acting_gives_context_and_remembers(guard: Guard, monkeypatch: pytest.Mo
     ]
     assert third.request is None
     assert third.history == ()
+
+
+def test_a_session_that_is_too_long_is_denied_not_shortened(guard: Guard) -> None:
+    @guard.protect
+    def send(to: str) -> str:
+        return "sent"
+
+    with guard.acting() as acting:
+        send("bo")
+        acting.turns.extend(Turn("user", "and again") for _ in range(MOST_TURNS))
+        with pytest.raises(Denied) as caught:
+            send("bo")
+    assert caught.value.verdict.failure == "invalid_action"
 
 
 def test_values_that_are_no_json(guard: Guard) -> None:

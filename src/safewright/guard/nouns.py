@@ -42,6 +42,9 @@ opened with ``fail_mode="open"``."""
 MOST_ARGUMENT_BYTES = 64 * 1024
 """JSON bytes of a call's arguments; a larger call is an `invalid_action`."""
 
+MOST_TURNS = 4096
+"""Turns of a history; a longer one is an `invalid_action`, because reading only its end would forget taint."""
+
 
 @dataclass(frozen=True)
 class Principal:
@@ -282,6 +285,11 @@ def validate(action: Action) -> None:
         _typed(name, getattr(action, name), str)
     if action.request is not None:
         _typed("request", action.request, str)
+    if len(action.history) > MOST_TURNS:
+        raise BadInput(
+            f"The history has {len(action.history):,} turns; at most {MOST_TURNS:,} are read.",
+            fix="Begin a new session.",
+        )
     _typed("arguments", action.arguments, Mapping)
     _typed("hints", action.hints, Mapping)
     if action.schema is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,9 +21,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Approve = Callable[[Action, Verdict], bool]
 Named = Callable[..., Mapping[str, Any]]
-
-MOST_TURNS = 512
-"""Calls and results kept of one `acting`; what is older is forgotten, which can only tighten."""
 
 
 class Denied(SafewrightError):  # noqa: N818 - read as a noun, like the other errors
@@ -49,7 +45,7 @@ class Acting:
     session: str = ""
     agent: str = ""
     environment: Environment | None = None
-    turns: deque[Turn] = field(default_factory=lambda: deque(maxlen=MOST_TURNS))
+    turns: list[Turn] = field(default_factory=list)
 
     def action(self, tool: str, arguments: Mapping[str, Any]) -> Action:
         """A call, with what went before it."""
@@ -87,9 +83,10 @@ def acting(
     """Say for whom, and on which request, the protected functions inside are called.
 
     The results of protected functions are remembered inside, so that a value an attacker put into one of them is
-    recognised where it turns up in a later call. For tools that are not protected use ``turns.append``.
+    recognised where it turns up in a later call. For tools that are not protected use ``turns.append``. Nothing is
+    forgotten, since forgetting loosens: beyond `nouns.MOST_TURNS` calls are denied until a new one is begun.
     """
-    found = Acting(request, principal, session, agent, environment, deque(history, MOST_TURNS))
+    found = Acting(request, principal, session, agent, environment, list(history))
     token = _ACTING.set(found)
     try:
         yield found
