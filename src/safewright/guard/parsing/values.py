@@ -57,6 +57,11 @@ _FILES = frozenset((
     "eml", "ics",
 ))  # fmt: skip
 """Endings that make a bare ``name.ending`` a file rather than a host."""
+TELLING = frozenset((
+    "to", "cc", "bcc", "recipient", "recipients", "payee", "beneficiary", "iban", "account", "account_number",
+    "destination", "email", "emails", "phone", "url", "address", "receiver", "user_email",
+))  # fmt: skip
+"""Names of arguments that count as identities where a policy declares none."""
 _TRAILING = ".,;:!?…"
 
 
@@ -71,7 +76,7 @@ def values_of(arguments: Mapping[str, Any], spec: ToolSpec | None) -> tuple[Valu
     content = spec.content if spec is not None else ()
     found: dict[tuple[str, str, str], Value] = {}
     for argument, value in arguments.items():
-        own = declared is not None and argument in declared
+        own = argument in declared if declared is not None else argument.casefold() in TELLING
         for where, text in _texts(value, argument):
             if own:
                 if text.strip():
