@@ -126,7 +126,7 @@ def test_names_in_strict_mode_come_from_fields_and_not_from_prose() -> None:
 
 @pytest.mark.parametrize(
     ("request_", "expected"),
-    [("please change the password", "pass"), ("what is my balance?", "unknown"), 
+    [("please change the password", "pass"), ("what is my balance?", "unknown"),
      ("I changed it, not the password", "unknown"), (None, "unknown"),
      ("do all the tasks in the file", "pass")],
 )  # fmt: skip
