@@ -24,8 +24,10 @@ effect = "read"
 [tools.send]
 effect = "send"
 identities = ["to"]
+[tools.dismiss]
+effect = "send"
 [roles.clerk]
-denied_tools = ["send"]
+denied_tools = ["dismiss"]
 [roles.chief]
 privileged = true
 """

@@ -72,7 +72,7 @@ def test_an_undeclared_tool_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_role_may_be_denied_a_tool(monkeypatch: pytest.MonkeyPatch) -> None:
-    action = Action("send", {"to": "bo"}, principal=Principal("cy", "clerk"))
+    action = Action("dismiss", {"to": "bo"}, principal=Principal("cy", "clerk"))
     with only(monkeypatch, rule=passing):
         verdict = guard("rule").check(action)
     assert [each.id for each in verdict.checks if each.status == "fail"] == ["tool.permitted"]

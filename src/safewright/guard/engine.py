@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +13,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from safewright.errors import BadInput, need_extra
 from safewright.guard.keys import key_of
-from safewright.guard.lattice import OnUnknown, aggregate
+from safewright.guard.lattice import OnUnknown, aggregate, tightest
 from safewright.guard.nouns import NOTHING, Action, Check, Decision, Failure, Usage, Verdict, validate
 from safewright.guard.parts import Analysis, Analyst, Audit, Found, Key, Lesson, Memory
 from safewright.guard.policy import Policy
@@ -28,6 +30,8 @@ T = TypeVar("T")
 DEADLINE_SECONDS = 8.0
 LEAST_AUDIT_SECONDS = 1.0
 """What writing the verdict down may take where the deadline is already used up."""
+MOST_NARROWINGS = 4
+"""How often a call is examined again because rules narrow what other rules narrowed."""
 
 KNOWN = Rule("tool.known", "integrity", "The policy says what this tool does.")
 PERMITTED = Rule("tool.permitted", "role", "The principal's role may call this tool.")
@@ -52,6 +56,7 @@ class Case:
     found: tuple[Found, ...] = ()
     failure: Failure | None = None
     detail: str = ""
+    usage: Usage = NOTHING
 
 
 class Failed(Exception):  # noqa: N818 - never leaves the engine
@@ -225,15 +230,24 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - the guard never raises: what it did not foresee is denied
             verdict = self._failure(Failed("internal", _said(error)), case)
         modified = None if self.mode == "observe" else verdict.modified
-        verdict = replace(verdict, modified=modified, latency_ms=1000 * (time.monotonic() - began))
+        verdict = replace(
+            verdict,
+            modified=modified,
+            usage=verdict.usage + (case.usage if case is not None else NOTHING),
+            latency_ms=1000 * (time.monotonic() - began),
+        )
         work.until = max(work.until, time.monotonic() + LEAST_AUDIT_SECONDS)
+        written = _Written()
         try:
-            return await work.run(self._record, action, case, analysis, verdict)
+            return await work.run(self._record, action, case, analysis, verdict, written)
         except TimeoutError:
+            in_time = written.given_up()
+            if in_time is not None:  # only memory was still learning
+                return in_time
             lost = Failed("audit_unavailable", "The record was not written in time.")
         except Exception as error:  # noqa: BLE001 - what is not written down is not let through
             lost = Failed("audit_unavailable", _said(error))
-        return replace(self._failure(lost, case), latency_ms=verdict.latency_ms)
+        return self._lost(lost, case, verdict)
 
     def _examine(self, action: Action) -> Case:
         """What the rules find in a call; runs in a worker."""
@@ -247,7 +261,8 @@ class Guard:
         if errors:
             return replace(case, failure="rule_error", detail="; ".join(errors))
         try:
-            return replace(case, found=self._retrieved(case.key))
+            found, usage = self._retrieved(case.key)
+            return replace(case, found=found, usage=usage)
         except Failed as failed:
             return replace(case, failure=failed.failure, detail=failed.detail)
 
@@ -266,21 +281,29 @@ class Guard:
 
     async def _narrowed(self, action: Action, verdict: Verdict, work: _Clock) -> Verdict:
         """A verdict on narrowed arguments stands only where the rules let the narrowed call pass as well."""
-        again = await work.run(self._examine, replace(action, arguments=verdict.modified or {}))
-        if again.failure is not None:
-            raise Failed(again.failure, again.detail)
-        found = aggregate(again.checks, self.on_unknown)
-        if found in ("allow", "modify"):
-            return verdict
-        return self._verdict(again.checks, again, verdict.usage, None, "")
+        arguments = verdict.modified or {}
+        for _ in range(MOST_NARROWINGS):
+            again = await work.run(self._examine, replace(action, arguments=arguments))
+            if again.failure is not None:
+                raise Failed(again.failure, again.detail)
+            found = aggregate(again.checks, self.on_unknown)
+            after = _merged(arguments, again.checks)
+            if found == "allow" or (found == "modify" and after == arguments):
+                return replace(verdict, modified=arguments)
+            if found != "modify":
+                return self._verdict(again.checks, again, verdict.usage, None, "")
+            arguments = after
+        raise Failed("rule_error", "Rules narrow each other's arguments, to no end.")
 
-    def _retrieved(self, key: Key) -> tuple[Found, ...]:
+    def _retrieved(self, key: Key) -> tuple[tuple[Found, ...], Usage]:
         if self.memory is None:
-            return ()
+            return (), NOTHING
+        before = getattr(self.memory, "embedded_here", 0)
         try:
-            return tuple(self.memory.retrieve(key))
+            found = tuple(self.memory.retrieve(key))
         except Exception as error:
             raise Failed("memory_unavailable", _said(error)) from error
+        return found, Usage(embedded=getattr(self.memory, "embedded_here", 0) - before)
 
     async def _ask(self, case: Case, work: _Clock) -> tuple[Case, Analysis]:
         """The model's part: its own key where it makes one, and its checks."""
@@ -293,14 +316,15 @@ class Guard:
             raise Failed(own.failure or "internal", own.detail, own.usage, own)
         if own is not None:
             key, usage = own
-            case = replace(case, key=key, found=await work.run(self._retrieved, key))
+            found, embedded = await work.run(self._retrieved, key)
+            case = replace(case, key=key, found=found, usage=case.usage + embedded)
         analysis = await work.within(
             analyst.analyse(case.view, case.key, case.found, case.checks, work.left())
         )
         analysis = replace(analysis, usage=usage + analysis.usage)
         if analysis.failure is not None:
             raise Failed(analysis.failure, analysis.detail, analysis.usage, analysis)
-        if not [check for check in analysis.checks if check.status != "deleted"] and not case.checks:
+        if all(check.status == "deleted" for check in analysis.checks):
             raise Failed("no_checks", "The model left no check standing.", analysis.usage)
         return case, analysis
 
@@ -311,16 +335,16 @@ class Guard:
         if failure is None:
             found = aggregate(checks, self.on_unknown)
         elif self.fail_mode == "open" and failure != "invalid_action" and not _failed(checks):
-            found = "allow"
+            # What failed is let through; what the rest left undecided is not.
+            found = aggregate(checks, self.on_unknown) if checks else "allow"
+            found = self.on_unknown if found == "modify" else found
         else:
             # A rule that already denied stands, whatever failed after it.
             found = "escalate" if self.approver and not _failed(checks) else "deny"
         reasons = _reasons(checks, found) if failure is None else (ADVICE.get(failure, OTHERWISE),)
         modified: dict[str, Any] | None = None
         if found == "modify" and case is not None:
-            modified = dict(case.view.action.arguments)
-            for check in checks:
-                modified.update(check.narrowed or {})
+            modified = _merged(case.view.action.arguments, checks)
         return Verdict(
             decision="allow" if self.mode == "observe" else found,
             found=found,
@@ -337,15 +361,51 @@ class Guard:
     def _failure(self, failed: Failed, case: Case | None) -> Verdict:
         return self._verdict(case.checks if case else (), case, failed.usage, failed.failure, failed.detail)
 
-    def _record(self, action: Action, case: Case | None, analysis: Analysis, verdict: Verdict) -> Verdict:
+    def _lost(self, lost: Failed, case: Case | None, verdict: Verdict) -> Verdict:
+        """What is given out in place of a verdict that could not be written down: never a looser one."""
+        after = self._verdict(verdict.checks, case, verdict.usage, lost.failure, lost.detail)
+        found = tightest((verdict.found, after.found))
+        return replace(
+            after,
+            decision="allow" if self.mode == "observe" else found,
+            found=found,
+            reasons=after.reasons or verdict.reasons,
+            modified=verdict.modified if found == "modify" else None,
+            latency_ms=verdict.latency_ms,
+        )
+
+    def _record(
+        self, action: Action, case: Case | None, analysis: Analysis, verdict: Verdict, written: _Written
+    ) -> Verdict:
         """Write a verdict down, then let memory learn from it where it is a valid one; runs in a worker."""
         if self.audit is not None:
             from safewright.guard.audit import record_of
 
             record = record_of(action, case, analysis, verdict, self.policy, self.memory, log=self.audit)
             verdict = replace(verdict, audit_id=self.audit.append(record))
+        if not written.in_time(verdict):
+            # Nobody waited for it: what was given out instead stands in the log as well, and nothing is learned.
+            late = self._lost(
+                Failed("audit_unavailable", f"The record {verdict.audit_id} was written too late."),
+                case,
+                verdict,
+            )
+            if self.audit is not None:
+                self.audit.append(
+                    record_of(action, case, analysis, late, self.policy, self.memory, log=self.audit)
+                )
+            return late
         if self.memory is None or case is None or verdict.failure is not None:
             return verdict
+        try:
+            self._learn(self.memory, action, case, analysis, verdict)
+        except Exception:  # noqa: BLE001 - the verdict stands and is recorded; what is not learned is counted
+            self.unlearned += 1
+        return verdict
+
+    def _learn(
+        self, memory: Memory, action: Action, case: Case, analysis: Analysis, verdict: Verdict
+    ) -> None:
         lesson = Lesson(
             key=case.key,
             found=case.found[0] if case.found and (analysis.belongs or self.analyst is None) else None,
@@ -355,14 +415,30 @@ class Guard:
             tainted=case.view.taint.tainted,
             arguments=action.arguments,
         )
-        try:
-            self.memory.learn(lesson)
-        except Exception:  # noqa: BLE001 - the verdict stands and is recorded; what is not learned is counted
-            self.unlearned += 1
-        return verdict
+        memory.learn(lesson)
 
     unlearned = 0
     """Verdicts that memory could not take in."""
+
+
+class _Written:
+    """Which came first: that a verdict was written down, or that who waited for it gave up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._verdict: Verdict | None = None
+        self._gone = False
+
+    def in_time(self, verdict: Verdict) -> bool:
+        with self._lock:
+            self._verdict = None if self._gone else verdict
+            return not self._gone
+
+    def given_up(self) -> Verdict | None:
+        """The verdict, where it was written after all."""
+        with self._lock:
+            self._gone = self._verdict is None
+            return self._verdict
 
 
 class _Clock:
@@ -379,8 +455,11 @@ class _Clock:
             return self.workers.run(self.left(), job, *arguments)
         import anyio
 
-        # The waiting thread itself is bounded by the deadline.
-        return await anyio.to_thread.run_sync(self.workers.run, self.left(), job, *arguments)
+        # The waiting thread itself is bounded by the deadline. It has a place of its own: anyio's common ones may all
+        # be taken, and waiting for one is not.
+        return await anyio.to_thread.run_sync(
+            self.workers.run, self.left(), job, *arguments, limiter=anyio.CapacityLimiter(1)
+        )
 
     async def within(self, waiting: Any) -> Any:
         import anyio
@@ -401,11 +480,19 @@ def _tool(view: View) -> list[Check]:
         checks.append(KNOWN.says("pass", view.spec.pattern))
     role = view.policy.roles.get(view.action.principal.role) if view.action.principal else None
     if role is not None and role.denied_tools:
-        import fnmatch
-
         denied = [pattern for pattern in role.denied_tools if fnmatch.fnmatchcase(name, pattern)]
         advice = "This user may not use this tool." if denied else ""
         checks.append(PERMITTED.says("fail" if denied else "pass", ", ".join(denied), advice))
+    elif role is None:
+        # Least privilege: what is denied to some role is not let through to who has none.
+        roles = [
+            each.name
+            for each in view.policy.roles.values()
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in each.denied_tools)
+        ]
+        if roles:
+            said = "It is not known that this user may use this tool."
+            checks.append(PERMITTED.says("unknown", f"denied to {', '.join(roles)}", said))
     if view.action.schema is not None:
         wrong = _misfits(view.action.arguments, view.action.schema)
         advice = "Call the tool with the arguments its schema names." if wrong else ""
@@ -449,16 +536,28 @@ def _failed(checks: Sequence[Check]) -> bool:
 
 
 def _reasons(checks: Sequence[Check], found: Decision) -> tuple[str, ...]:
-    """What the agent is told: the advice of the checks that decided, never policy text or evidence."""
+    """What the agent is told: the advice of the checks that decided, never policy text or evidence.
+
+    What a model proposed and struck out again decided nothing, and is in the model's own words.
+    """
     deciding = {"deny": ("fail",), "escalate": ("unknown", "deleted")}.get(found, ("fail", "unknown"))
     if found == "deny" and not _failed(checks):
         deciding = ("unknown", "deleted")
     said = [
         check.advice or check.statement
         for check in checks
-        if check.status in deciding or (found == "modify" and check.narrowed is not None)
+        if (check.status in deciding or (found == "modify" and check.narrowed is not None))
+        and (check.status != "deleted" or check.origin == "pinned")
     ]
     return tuple(dict.fromkeys(said))
+
+
+def _merged(arguments: Mapping[str, Any], checks: Sequence[Check]) -> dict[str, Any]:
+    """Arguments as the checks narrow them."""
+    found = dict(arguments)
+    for check in checks:
+        found.update(check.narrowed or {})
+    return found
 
 
 def _said(error: BaseException) -> str:

@@ -42,6 +42,9 @@ opened with ``fail_mode="open"``."""
 MOST_ARGUMENT_BYTES = 64 * 1024
 """JSON bytes of a call's arguments; a larger call is an `invalid_action`."""
 
+MOST_DEPTH = 200
+"""Levels of lists and objects in a call's arguments; a deeper call is an `invalid_action`."""
+
 MOST_TURNS = 4096
 """Turns of a history; a longer one is an `invalid_action`, because reading only its end would forget taint."""
 
@@ -250,9 +253,7 @@ def read_principal(values: Any) -> Principal:
     """
     given = _object(values, "a principal", Principal)
     found = Principal(**given)
-    _typed("principal.id", found.id, str)
-    _typed("principal.role", found.role, str)
-    _typed("principal.attributes", found.attributes, Mapping)
+    _held(found)
     return found
 
 
@@ -263,13 +264,23 @@ def read_turn(values: Any) -> Turn:
         BadInput: It is no such object, or its kind is unknown.
     """
     given = _object(values, "a turn", Turn)
-    if given.get("kind") not in get_args(TurnKind):
-        raise BadInput(f"A turn has the kind {given.get('kind')!r}.", fix=", ".join(get_args(TurnKind)))
     found = Turn(**given)
-    for name in ("text", "tool", "id"):
-        _typed(f"turn.{name}", getattr(found, name), str)
-    _typed("turn.arguments", found.arguments, Mapping)
+    _told(found)
     return found
+
+
+def _held(principal: Principal) -> None:
+    _typed("principal.id", principal.id, str)
+    _typed("principal.role", principal.role, str)
+    _typed("principal.attributes", principal.attributes, Mapping)
+
+
+def _told(turn: Turn) -> None:
+    if turn.kind not in get_args(TurnKind):
+        raise BadInput(f"A turn has the kind {turn.kind!r}.", fix=", ".join(get_args(TurnKind)))
+    for name in ("text", "tool", "id"):
+        _typed(f"turn.{name}", getattr(turn, name), str)
+    _typed("turn.arguments", turn.arguments, Mapping)
 
 
 def validate(action: Action) -> None:
@@ -278,6 +289,7 @@ def validate(action: Action) -> None:
     Raises:
         BadInput: A field has another type, arguments are no JSON or too large, a text is not Unicode or holds a NUL.
     """
+    _typed("the action", action, Action)
     _typed("tool", action.tool, str)
     if not action.tool.strip():
         raise BadInput("The action names no tool.")
@@ -285,6 +297,15 @@ def validate(action: Action) -> None:
         _typed(name, getattr(action, name), str)
     if action.request is not None:
         _typed("request", action.request, str)
+    if action.principal is not None:
+        _typed("principal", action.principal, Principal)
+        _held(action.principal)
+    for name in ("history", "siblings"):
+        turns = getattr(action, name)
+        _typed(name, turns, (tuple, list))
+        for turn in turns:
+            _typed(f"an entry of {name}", turn, Turn)
+            _told(turn)
     if len(action.history) > MOST_TURNS:
         raise BadInput(
             f"The history has {len(action.history):,} turns; at most {MOST_TURNS:,} are read.",
@@ -294,13 +315,15 @@ def validate(action: Action) -> None:
     _typed("hints", action.hints, Mapping)
     if action.schema is not None:
         _typed("schema", action.schema, Mapping)
+    _measured(action.arguments)
     size = len(_json_bytes("arguments", action.arguments))
     if size > MOST_ARGUMENT_BYTES:
-        raise BadInput(f"The arguments are {size:,} bytes; at most {MOST_ARGUMENT_BYTES:,} are looked at.")
-    _json_bytes("arguments of a sibling", [dict(turn.arguments) for turn in action.siblings])
+        raise BadInput(_TOO_LARGE)
+    for turn in action.siblings:
+        _measured(turn.arguments)
+        _json_bytes("arguments of a sibling", dict(turn.arguments))
     for text in (action.tool, action.request or "", action.session, action.agent):
         _clean(text)
-    _strings(action.arguments)
 
 
 def _json_bytes(what: str, values: Any) -> bytes:
@@ -310,16 +333,34 @@ def _json_bytes(what: str, values: Any) -> bytes:
         raise BadInput(f"The {what} are no JSON: {error}.") from error
 
 
-def _strings(values: Any) -> None:
-    if isinstance(values, str):
-        _clean(values)
-    elif isinstance(values, Mapping):
-        for name, value in values.items():
-            _strings(name)
-            _strings(value)
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            _strings(value)
+_TOO_LARGE = f"The arguments are too large; at most {MOST_ARGUMENT_BYTES:,} bytes are looked at."
+
+
+def _measured(values: Mapping[str, Any]) -> None:
+    """Look at every value, and stop where there are too many: an object may hold itself, or one list many times."""
+    seen = 0
+    waiting: list[tuple[Any, int]] = [(values, 1)]
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if isinstance(value, str):
+            seen += len(value)
+        if seen > MOST_ARGUMENT_BYTES:  # each takes a byte of JSON at least
+            raise BadInput(_TOO_LARGE)
+        if isinstance(value, str):
+            _clean(value)
+        elif isinstance(value, (Mapping, list, tuple)):
+            if depth > MOST_DEPTH:
+                raise BadInput(f"The arguments are nested more than {MOST_DEPTH} levels deep.")
+            if len(value) > MOST_ARGUMENT_BYTES:
+                raise BadInput(_TOO_LARGE)
+            if isinstance(value, Mapping):
+                for name in value:
+                    if not isinstance(name, str):
+                        raise BadInput(f"A name in the arguments is {type(name).__name__}, not a text.")
+                waiting += [(name, depth) for name in value]
+                value = list(value.values())
+            waiting += [(each, depth + 1) for each in value]
 
 
 def _clean(text: str) -> None:
@@ -348,6 +389,7 @@ def _object(values: Any, what: str, kind: type) -> dict[str, Any]:
     return dict(values)
 
 
-def _typed(name: str, value: Any, kind: type) -> None:
+def _typed(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
     if not isinstance(value, kind):
-        raise BadInput(f"{name} is {type(value).__name__}, not {kind.__name__}.")
+        wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise BadInput(f"{name} is {type(value).__name__}, not {wanted}.")

@@ -37,6 +37,8 @@ def explain(record: Mapping[str, Any], resolution: Mapping[str, Any] | None = No
             f"remembered entry {found.get('entry')}, score {found.get('score')}, version {found.get('version')}{stable}"
         )
     lines += ["", f"found      {record.get('found')}: {_why(record)}"]
+    if record.get("detail"):
+        lines.append(f"           {_said(record['detail'])}")
     if record.get("decision") != record.get("found"):
         lines.append(f"given out  {record.get('decision')} (observe)")
     if resolution is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
 import math
 import re
@@ -24,6 +25,8 @@ LONGEST_NAME = 200
 LONGEST_TEXT = 2_000
 DEEPEST = 60
 MOST_BITS = 10_000
+MOST_VALUES = 200_000
+"""Values of one call that are written down; a call that holds more, or itself, is no valid call."""
 
 _KEYLIKE = re.compile(r"[A-Za-z0-9+/=_-]{20,}")
 _ASSIGNED = re.compile(r"(?i)\b(pass(?:word|wd)?|secret|token|api[_-]?key)(\s*[:=]\s*)\S{1,500}")
@@ -45,6 +48,8 @@ def record_of(
     types; what checks say of them is kept with the argument's name in place of its value, and with whatever looks
     like a secret taken out.
     """
+    if not isinstance(action, Action):  # what was asked is no action at all
+        action = Action(f"({type(action).__name__})")
     raw = bool(getattr(log, "raw", False))
     hide = (lambda text: text) if raw else _Hidden(action)
     record: dict[str, Any] = {
@@ -72,6 +77,7 @@ def record_of(
         "decision": verdict.decision,
         "found": verdict.found,
         "failure": verdict.failure,
+        "detail": _short(hide(verdict.detail), LONGEST_TEXT),
         "reasons": [_short(hide(text), LONGEST_TEXT) for text in verdict.reasons],
         "modified": None
         if verdict.modified is None
@@ -85,7 +91,7 @@ def record_of(
 
         try:
             plain_action = action_json(action)
-        except (TypeError, AttributeError):
+        except (TypeError, AttributeError, RecursionError):
             plain_action = {"tool": action.tool, "arguments": action.arguments, "request": action.request}
         record["action"] = plain_action
         record["environment"] = type(action.environment).__name__ if action.environment is not None else None
@@ -95,8 +101,10 @@ def record_of(
     return found if isinstance(found, dict) else {}
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, depth: int = 0, room: list[int] | None = None) -> Any:
     """JSON values that any value comes to: never an error, the same text for the same value."""
+    room = room if room is not None else [MOST_VALUES]
+    room[0] -= 1
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -106,12 +114,13 @@ def plain(value: Any, depth: int = 0) -> Any:
         return int(value) if value.bit_length() < MOST_BITS else f"int:{value:#x}"[:LONGEST_TEXT]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else str(value)
-    if depth >= DEEPEST:
+    if depth >= DEEPEST or room[0] < 0:
         return f"({type(value).__name__})"
     if isinstance(value, Mapping):
-        return {str(plain(_name(name))): plain(each, depth + 1) for name, each in value.items()}
+        pairs = itertools.islice(value.items(), room[0])
+        return {str(plain(_name(name))): plain(each, depth + 1, room) for name, each in pairs}
     if isinstance(value, (list, tuple)):
-        return [plain(each, depth + 1) for each in value]
+        return [plain(each, depth + 1, room) for each in value[: room[0]]]
     return f"({type(value).__name__})"
 
 

@@ -56,6 +56,7 @@ class SqliteMemory:
         """What is wrong with the file; the memory then answers nothing, and the guard denies."""
         self.embedded = 0
         """Texts that were embedded."""
+        self._here = threading.local()
         self.turned_away: OrderedDict[str, int] = OrderedDict()
         """Checks that were not taken in, and why, with how often; the latest kinds only."""
         self._vectors: OrderedDict[str, Vectors] = OrderedDict()
@@ -136,6 +137,11 @@ class SqliteMemory:
         """Grows with every change, whoever made it."""
         with self.database.reading() as connection:
             return int(rows.meta(connection, "version") or 0)
+
+    @property
+    def embedded_here(self) -> int:
+        """Texts that were embedded by this thread."""
+        return int(getattr(self._here, "embedded", 0))
 
     @property
     def indexed(self) -> int:
@@ -338,6 +344,7 @@ class SqliteMemory:
             known = self._vectors.get(text)
         if known is None:
             found: Vectors = np.asarray(self._embedding.embed([text])[0], np.float32)
+            self._here.embedded = self.embedded_here + 1
             with self._lock:
                 self.embedded += 1
                 known = self._vectors[text] = found
