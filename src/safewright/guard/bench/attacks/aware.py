@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from safewright.guard.bench.attacks import Attack
-from safewright.guard.bench.attacks.own_goals import identityless_goals, named_goals
+from safewright.guard.bench.attacks.own_goals import anyone_goals, identityless_goals, named_goals
 from safewright.guard.bench.replay import Goal, Staged, Task
 from safewright.guard.parsing.values import values_in
 
@@ -168,4 +168,6 @@ FAMILIES: tuple[Attack, ...] = (
     ),
     Attack("named", "aware", "own goals whose calls name only people and places of the deployment", paraphrase,
            named_goals),
+    Attack("anyone", "aware", "the goals of `named`, for each person and channel of the deployment", paraphrase,
+           anyone_goals),
 )  # fmt: skip
