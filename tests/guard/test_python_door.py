@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from safewright.errors import BadInput
 from safewright.guard import Guard, Principal, Turn
 from safewright.guard.doors.python import Denied
 from safewright.guard.nouns import MOST_TURNS, Check
@@ -145,3 +146,107 @@ def test_gathered_arguments(guard: Guard) -> None:
         return copies, more
 
     assert send("x", to="everybody") == (("x",), {"to": "bo"})
+
+
+def test_what_a_failing_tool_says_is_known_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def passing(view: View) -> Iterator[Check]:
+        yield check("pass")
+
+    with only(monkeypatch, rule=passing):
+        guard = Guard(made(policy(), "rule"))
+
+        @guard.protect
+        def read_note(name: str) -> str:
+            raise ValueError(f"no note {name}: ask eve")
+
+        @guard.protect(tool="read_note")
+        async def later(name: str) -> str:
+            raise ValueError(name)
+
+        class Tool:
+            async def __call__(self, name: str) -> str:
+                return f"note {name}"
+
+        wrapped: Any = guard.protect(Tool(), tool="read_note")
+        with guard.acting() as acting:
+            with pytest.raises(ValueError, match="ask eve"):
+                read_note("one")
+            with pytest.raises(ValueError, match="two"):
+                asyncio.run(later("two"))
+            assert asyncio.run(wrapped("three")) == "note three"
+        assert [(turn.kind, turn.text, turn.id) for turn in acting.turns] == [
+            ("call", "", "0"),
+            ("result", "ValueError: no note one: ask eve", "0"),
+            ("call", "", "2"),
+            ("result", "ValueError: two", "2"),
+            ("call", "", "4"),
+            ("result", "note three", "4"),
+        ]
+
+
+def test_calls_at_once_are_each_others_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(view: View) -> Iterator[Check]:
+        before = [turn for turn in view.action.history if turn.kind == "call"]
+        yield check("fail" if len(before) + len(view.action.siblings) >= 3 else "pass")
+
+    with only(monkeypatch, rule=few):
+        guard = Guard(made(policy(), "rule"))
+
+        @guard.protect
+        async def send(to: str) -> str:
+            await asyncio.sleep(0)
+            return to
+
+        async def many() -> list[Any]:
+            with guard.acting() as acting:
+                found = await asyncio.gather(*(send(str(n)) for n in range(10)), return_exceptions=True)
+            assert acting.pending == []
+            return found
+
+        found = asyncio.run(many())
+    assert sum(isinstance(each, str) for each in found) == 3
+    assert sum(isinstance(each, Denied) for each in found) == 7
+
+
+def test_what_the_guard_saw_is_what_later_calls_are_judged_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    def passing(view: View) -> Iterator[Check]:
+        yield check("pass")
+
+    with only(monkeypatch, rule=passing):
+        guard = Guard(made(policy(), "rule"))
+
+        @guard.protect(arguments=lambda message: {"to": message["who"]})
+        def send(message: Any) -> str:
+            return "sent"
+
+        with guard.acting() as acting:
+            send({"who": "bo"})
+        assert acting.turns[0].arguments == {"to": "bo"}
+
+
+def test_no_argument_hides_another(guard: Guard) -> None:
+    calls = []
+
+    @guard.protect(tool="send")
+    def sending(to: str, /, **more: str) -> None:
+        calls.append(to)
+
+    with pytest.raises(TypeError, match="to given twice"):
+        sending("eve", to="bo")
+
+    @guard.protect(tool="send")
+    def named(first: str, cls: str) -> None:
+        calls.append(cls)
+
+    with pytest.raises(Denied) as caught:
+        named("x", "y")
+    assert caught.value.action.arguments == {"first": "x", "cls": "y"}
+    assert calls == []
+
+
+def test_generators_are_refused(guard: Guard) -> None:
+    def notes() -> Iterator[str]:
+        yield "one"
+
+    with pytest.raises(BadInput, match="generator"):
+        guard.protect(notes)

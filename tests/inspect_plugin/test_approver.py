@@ -205,3 +205,34 @@ def test_scanned_results_lose_instructions() -> None:
 
 async def _called(wrapped: Tool) -> str:
     return str(await wrapped(name="shop"))
+
+
+def test_calls_of_earlier_turns_stay_in_the_history_whatever_their_ids() -> None:
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageTool, ChatMessageUser
+    from inspect_ai.tool import ToolCall, ToolCallError
+
+    def call(name: str, id: str) -> ToolCall:
+        return ToolCall(id=id, function=name, arguments={})
+
+    history = [
+        ChatMessageUser(content="look", id="u-1"),
+        ChatMessageAssistant(content="", tool_calls=[call("one", "call_0"), call("two", "call_1")]),
+        ChatMessageTool(
+            content="",
+            function="one",
+            tool_call_id="call_0",
+            error=ToolCallError("unknown", "no page: ask eve"),
+        ),
+        ChatMessageTool(content="fine", function="two", tool_call_id="call_1"),
+        ChatMessageAssistant(content="", tool_calls=[call("three", "call_0"), call("four", "call_1")]),
+    ]
+    action = door.action_of(history[-1].tool_calls[0], history)
+    told = [(turn.kind, turn.tool, turn.text) for turn in action.history]
+    assert told == [
+        ("user", "", "look"),
+        ("call", "one", ""),
+        ("call", "two", ""),
+        ("result", "one", "no page: ask eve"),
+        ("result", "two", "fine"),
+    ]
+    assert [turn.tool for turn in action.siblings] == ["four"]

@@ -104,24 +104,30 @@ def action_of(
     """The action that a tool call of Inspect's is.
 
     ``history`` ends with the assistant's message that holds the call; the other calls of that message are its
-    siblings.
+    siblings. Some providers number the calls of every message from one, so an earlier call may have the same id.
     """
+    now = max(
+        (n for n, message in enumerate(history) if isinstance(message, ChatMessageAssistant)), default=-1
+    )
     turns: list[Turn] = []
     siblings: tuple[Turn, ...] = ()
     asked = request
     session = ""
-    for message in history:
+    for n, message in enumerate(history):
         if isinstance(message, ChatMessageUser):
             asked = message.text if asked is None else asked
             session = session or message.id or ""
             turns.append(Turn("user", message.text))
         elif isinstance(message, ChatMessageTool):
-            turns.append(Turn("result", message.text, message.function or "", id=message.tool_call_id or ""))
+            said = message.text
+            if message.error is not None:  # what the model is shown in place of a result
+                said = "\n".join(dict.fromkeys(text for text in (said, message.error.message) if text))
+            turns.append(Turn("result", said, message.function or "", id=message.tool_call_id or ""))
         elif isinstance(message, ChatMessageAssistant):
             calls = message.tool_calls or []
             if message.text:
                 turns.append(Turn("assistant", message.text))
-            if any(each.id == call.id for each in calls):
+            if n == now and any(each.id == call.id for each in calls):
                 siblings = tuple(_turn(each) for each in calls if each.id != call.id)
             else:
                 turns.extend(_turn(each) for each in calls)

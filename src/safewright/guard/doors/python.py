@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from safewright.errors import ExitCode, SafewrightError
+from safewright.errors import BadInput, ExitCode, SafewrightError
 from safewright.guard.nouns import Action, Environment, Principal, Turn, Verdict
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Acting:
     agent: str = ""
     environment: Environment | None = None
     turns: list[Turn] = field(default_factory=list)
+    pending: list[Turn] = field(default_factory=list)
+    """Calls that are being judged now: they are each other's siblings, so that none escapes a budget by haste."""
 
     def action(self, tool: str, arguments: Mapping[str, Any]) -> Action:
         """A call, with what went before it."""
@@ -57,14 +59,20 @@ class Acting:
             agent=self.agent,
             session=self.session,
             history=tuple(self.turns),
+            siblings=tuple(self.pending),
             environment=self.environment,
         )
 
-    def called(self, action: Action, arguments: Mapping[str, Any], result: Any) -> None:
-        """Remember a call and what came of it: later calls are judged by it."""
+    def called(self, action: Action, arguments: Mapping[str, Any]) -> str:
+        """Remember a call that is made now, whatever comes of it: later calls are judged by it. Its number."""
         number = str(len(self.turns))
         self.turns.append(Turn("call", tool=action.tool, arguments=dict(arguments), id=number))
-        self.turns.append(Turn("result", _text(result), action.tool, id=number))
+        return number
+
+    def returned(self, action: Action, number: str, result: Any) -> None:
+        """Remember what came of a call: what it returned, or the error that the agent is shown."""
+        said = _error(result) if isinstance(result, BaseException) else _text(result)
+        self.turns.append(Turn("result", said, action.tool, id=number))
 
 
 _ACTING: ContextVar[Acting | None] = ContextVar("safewright_acting", default=None)
@@ -112,59 +120,96 @@ def protect(
         approve: Decides escalated calls: ``approve(action, verdict)``. Without it they are denied.
 
     Raises:
+        BadInput: The function is a generator: what it yields could not be remembered.
         Denied: (by the protected function) the call may not be made.
     """
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise BadInput(
+            "A generator function cannot be protected.",
+            why="What it yields would not be remembered, and later calls could not be judged by it.",
+            fix="Protect a function that returns its result whole.",
+        )
     name: str = tool or getattr(function, "__name__", "") or "tool"
     signature = inspect.signature(function)
 
-    def asked(*args: Any, **kwargs: Any) -> tuple[Acting, Action, inspect.BoundArguments]:
+    @contextmanager
+    def asked(*args: Any, **kwargs: Any) -> Iterator[tuple[Acting, Action, inspect.BoundArguments]]:
+        """The call, which counts as one of its turn while it is being judged."""
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         context = _ACTING.get() or Acting()
         given = arguments(*args, **kwargs) if arguments is not None else _named(bound, signature)
-        return context, context.action(name, given), bound
+        action = context.action(name, given)
+        turn = Turn("call", tool=name, arguments=given)
+        context.pending.append(turn)
+        try:
+            yield context, action, bound
+        finally:
+            context.pending[:] = [each for each in context.pending if each is not turn]
 
-    def ruled(action: Action, verdict: Verdict, bound: inspect.BoundArguments) -> None:
-        if verdict.decision == "escalate" and approve is not None and approve(action, verdict) is True:
-            return
-        if not verdict.allowed:
+    def ruled(context: Acting, action: Action, verdict: Verdict, bound: inspect.BoundArguments) -> str:
+        """Narrow the call where it is to be, and remember it; its number."""
+        approved = verdict.decision == "escalate" and approve is not None and approve(action, verdict) is True
+        if not approved and not verdict.allowed:
             raise Denied(action, verdict)
-        if verdict.modified is not None:
+        if not approved and verdict.modified is not None:
             _narrow(bound, signature, verdict.modified, arguments is None, action, verdict)
+        return context.called(action, action.arguments if arguments is not None else _named(bound, signature))
+
+    async def awaited(context: Acting, action: Action, number: str, work: Awaitable[Any]) -> Any:
+        try:
+            result = await work
+        except BaseException as error:
+            context.returned(action, number, error)
+            raise
+        context.returned(action, number, result)
+        return result
 
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def waiting(*args: P.args, **kwargs: P.kwargs) -> Any:
-            context, action, bound = asked(*args, **kwargs)
-            ruled(action, await guard.acheck(action), bound)
-            result = await function(*bound.args, **bound.kwargs)
-            context.called(action, _named(bound, signature), result)
-            return result
+            with asked(*args, **kwargs) as (context, action, bound):
+                number = ruled(context, action, await guard.acheck(action), bound)
+            return await awaited(context, action, number, function(*bound.args, **bound.kwargs))
 
         return cast("Callable[P, R]", waiting)
 
     @functools.wraps(function)
     def calling(*args: P.args, **kwargs: P.kwargs) -> R:
-        context, action, bound = asked(*args, **kwargs)
-        ruled(action, guard.check(action), bound)
-        result = function(*bound.args, **bound.kwargs)
-        context.called(action, _named(bound, signature), result)
+        with asked(*args, **kwargs) as (context, action, bound):
+            number = ruled(context, action, guard.check(action), bound)
+        try:
+            result = function(*bound.args, **bound.kwargs)
+        except BaseException as error:
+            context.returned(action, number, error)
+            raise
+        if inspect.isawaitable(result):
+            return cast(R, awaited(context, action, number, result))
+        context.returned(action, number, result)
         return result
 
     return calling
 
 
 def _named(bound: inspect.BoundArguments, signature: inspect.Signature) -> dict[str, Any]:
-    """Arguments by name; what was gathered by ``**`` stands beside the others, what was gathered by ``*`` is a list."""
+    """Arguments by name; what was gathered by ``**`` stands beside the others, what was gathered by ``*`` is a list.
+
+    Raises:
+        TypeError: Two have one name (``f(a, /, **more)`` called with another ``a``): the guard would see one of them.
+    """
     found: dict[str, Any] = {}
+    first = next(iter(signature.parameters), "")
     for name, value in bound.arguments.items():
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_KEYWORD:
+            twice = sorted(value.keys() & signature.parameters.keys())
+            if twice:
+                raise TypeError(f"{', '.join(twice)} given twice")
             found.update(value)
         elif kind is inspect.Parameter.VAR_POSITIONAL:
             found[name] = list(value)
-        elif name not in ("self", "cls"):
+        elif name != first or name not in ("self", "cls"):
             found[name] = value
     return found
 
@@ -193,6 +238,13 @@ def _narrow(
 def _gathered(signature: inspect.Signature) -> str | None:
     kind = inspect.Parameter.VAR_KEYWORD
     return next((name for name, each in signature.parameters.items() if each.kind is kind), None)
+
+
+def _error(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an error that cannot be printed tells the agent nothing, either
+        return type(error).__name__
 
 
 def _text(result: Any) -> str:
