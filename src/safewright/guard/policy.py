@@ -34,7 +34,8 @@ class ToolSpec:
         kind: How its arguments are read. `shell` and `sql` are parsed; their effect follows from the text. `file`
             reads, writes or deletes (by ``effect``) the path in its argument, and is judged like the command that does.
         effect: What it does to the world.
-        argument: For shell, sql and file, which argument holds the text or path; the only string where empty.
+        argument: For shell, sql and file, which argument holds the text or path; the only string where empty. A file
+            tool that works in the working folder without it says so with a ?: ``path?``.
         dialect: Of SQL, by sqlglot's name.
         identities: Arguments whose values name whom or what the call reaches (recipients, accounts, addresses, paths).
             None: every value that looks like one counts, wherever it stands.
@@ -101,8 +102,16 @@ class Policy:
             return cls.shipped(str(path))
         try:
             text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"The policy {file} cannot be read: {error}.") from error
+        except OSError as error:
+            near = nearest(str(path), SHIPPED)
+            raise BadInput(
+                f"The policy {file} cannot be read ({error.strerror}).",
+                fix=near
+                if near.startswith("Did")
+                else f"Check the path; ours are called {', '.join(SHIPPED)}.",
+            ) from error
+        except UnicodeDecodeError as error:
+            raise BadInput(f"The policy {file} is no text in UTF-8.", fix="Write it anew as TOML.") from error
         return cls.read(text, str(file))
 
     @classmethod
@@ -286,7 +295,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise BadInput(f"{where} is no list.")
+            raise BadInput(f"{where} is no list.", fix=f"For example: [{value!r}]")
         return tuple(_value(inside[0], each, where) for each in value)
     kind = Mapping if origin is not None else hint
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

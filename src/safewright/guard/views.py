@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,19 @@ if TYPE_CHECKING:
 
 _COMMANDS = {"read": "cat", "write": "tee", "delete": "rm -r"}
 """What a file tool of some effect does to its path."""
+
+
+_SHELLS = ("bash", "sh", "zsh", "dash", "/bin/bash", "/bin/sh", "/usr/bin/bash", "/bin/zsh")
+_PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+
+
+def _joined(words: Sequence[Any]) -> str | None:
+    """A command that comes as a list of words: one whose meaning is the same whether or not a shell joins them."""
+    if not all(isinstance(each, str) for each in words):
+        return None
+    if len(words) == 3 and words[0] in _SHELLS and words[1] in ("-c", "-lc", "-cl"):
+        return str(words[2])
+    return " ".join(words) if all(_PLAIN.fullmatch(each) for each in words) else None
 
 
 class View:
@@ -55,7 +70,12 @@ class View:
             return None
         arguments = self.action.arguments
         if self.spec.argument:
-            value: Any = arguments.get(self.spec.argument)
+            name = self.spec.argument.removesuffix("?")
+            value: Any = arguments.get(name)
+            if self.spec.kind == "file" and value is None and name != self.spec.argument:
+                return "."
+            if self.spec.kind == "shell" and isinstance(value, (list, tuple)) and value:
+                return _joined(value)
             return value if isinstance(value, str) else None
         texts = [value for value in arguments.values() if isinstance(value, str)]
         return texts[0] if len(texts) == 1 else None
