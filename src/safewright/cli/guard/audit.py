@@ -27,6 +27,7 @@ Tool = Annotated[str | None, typer.Option("--tool", help="Only calls of this too
 Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="From this time (ISO, UTC) on.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many records.")]
 FOLLOW_SECONDS = 0.5
+DECISIONS = ("allow", "modify", "escalate", "deny", "approve")
 
 
 @app.callback()
@@ -67,6 +68,7 @@ def tail(
     """The latest decisions, one a line."""
     from safewright.guard.audit.explain import line
 
+    since = _asked(decision, since)
     with opened(file) as log:
         found = log.search(decision=decision, tool=tool, since=since, most=limit)[::-1]
         newest = log.search(most=1)
@@ -145,6 +147,7 @@ def export(
     """Write records to a JSONL file, one a line. A whole export can be verified; a selection has gaps."""
     from safewright.guard.audit.log import export
 
+    since = _asked(decision, since)
     with opened(file) as log:
         chosen = None
         if decision or tool or since:
@@ -166,6 +169,7 @@ def replay(
     from safewright.guard import Policy
     from safewright.guard.audit.replay import replay
 
+    since = _asked(None, since)
     chosen = Policy.load(policy) if policy is not None else Policy.default()
     with opened(file) as log:
         records: Any = log.records()
@@ -209,6 +213,29 @@ def resolve(
         with memories.opened(memory, namespace, None) as remembered:
             done = remembered.override(str(resolution["key"]), list(resolution["checks"]), by=by)
         console.say(f"counted against: {', '.join(done) or 'nothing that memory holds'}")
+
+
+def _asked(decision: str | None, since: str | None) -> str | None:
+    """The time to begin from, as records have it.
+
+    Raises:
+        BadInput: It is no time, or the decision is none.
+    """
+    import datetime
+
+    from safewright.errors import BadInput, nearest
+
+    if decision is not None and decision not in DECISIONS:
+        raise BadInput(f"--decision is {decision!r}.", fix=nearest(decision, DECISIONS))
+    if since is None:
+        return None
+    try:
+        found = datetime.datetime.fromisoformat(since)
+    except ValueError as error:
+        raise BadInput(f"--since {since!r} is no time.", fix="For example: 2026-01-31T08:00") from error
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=datetime.UTC)
+    return found.astimezone(datetime.UTC).isoformat(timespec="microseconds")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def bench_agentdojo(
 ) -> int:
     """Replay AgentDojo (suite v1) with an agent that obeys every attack it reads: no model, minutes on one core.
 
-    Denied and escalated calls are skipped. Needs: pip install 'safewright[bench]'. Stopped, it goes on where it was.
+    Denied and escalated calls are skipped. Needs the extra `bench`. Stopped, it goes on where it was.
     For example: safewright guard bench agentdojo --suite banking --suite slack
     """
     from safewright.cli import console

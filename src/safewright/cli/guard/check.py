@@ -104,7 +104,9 @@ def _actions(
                     f"{file}, call {number}: {error.what}", why=error.why, fix=error.fix
                 ) from error
         if not found:
-            raise BadInput(f"{file} holds no call.")
+            raise BadInput(
+                f"{file} holds no call.", fix='For example: {"tool": "bash", "arguments": {"cmd": "ls"}}'
+            )
         return found
     action = Action(tool or "", _named(arguments), request, _principal(user), environment=environment)
     validate(action)
@@ -139,6 +141,8 @@ def _told(action: Action, verdict: Verdict) -> str:
     for each in verdict.checks:
         if each.status != "pass":
             lines.append(f"  {each.status:8}{each.id}: {each.evidence or each.statement}")
+            if each.advice:
+                lines.append(f"          {each.advice}")
     if verdict.modified is not None:
         lines.append(f"  call instead: {jsonlib.dumps(dict(verdict.modified), ensure_ascii=False)}")
     return "\n".join(lines)

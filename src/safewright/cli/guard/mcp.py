@@ -65,6 +65,12 @@ def mcp(
         from safewright.guard.doors.mcp.serving import serve_stdio
     except ImportError as error:
         raise need_extra(error.name or "mcp", "guard") from error
+    if not upstream_deadline > 0:
+        raise BadInput(f"--upstream-deadline is {upstream_deadline}.", fix="A number of seconds above 0.")
+    if most_result <= 0:
+        raise BadInput(f"--most-result is {most_result}.", fix="A number of bytes above 0.")
+    if url and not url.startswith(("http://", "https://")):
+        raise BadInput(f"--url {url!r} is no address.", fix="For example: --url http://127.0.0.1:8000/mcp")
     headers = {}
     for line in header:
         name, colon, value = line.partition(":")

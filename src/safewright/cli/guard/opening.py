@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PolicyFile = Annotated[
     Path | None,
-    typer.Option("--policy", metavar="FILE", help="A policy in TOML; without it the default one."),
+    typer.Option("--policy", metavar="FILE", help="A policy in TOML, or coding; without it the default one."),
 ]
 MemoryFile = Annotated[
     Path | None, typer.Option("--memory", metavar="FILE", help="Where checks are remembered (SQLite).")
@@ -85,10 +85,14 @@ def rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         BadInput: The file cannot be read, or a line is no JSON object.
     """
+    if file == "-" and sys.stdin is None:
+        raise BadInput("Standard input is closed.", fix="Give the calls by a pipe, or name a file.")
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read: {error}.") from error
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read ({error.strerror}).", fix="Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file} is no text in UTF-8.", fix="One call as JSON a line.") from error
     try:
         whole = json.loads(text)
         found = [whole] if isinstance(whole, dict) else None

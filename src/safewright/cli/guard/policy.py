@@ -14,7 +14,7 @@ from safewright.errors import ExitCode
 
 app = typer.Typer(help="Policies: show, lint, test.", no_args_is_help=True)
 
-File = Annotated[Path | None, typer.Argument(help="A policy in TOML; without it the default one.")]
+File = Annotated[Path | None, typer.Argument(help="A policy in TOML, or coding; without it the default one.")]
 
 
 @app.callback()
@@ -24,13 +24,15 @@ def policy() -> None:
 
 @app.command()
 def show(file: File = None) -> int:
-    """Print a policy: the default one as it is written, another with what it extends put in."""
-    if file is None:
-        print((importlib.resources.files("safewright.guard") / "default.toml").read_text("utf-8"), end="")
-        return 0
-    from safewright.guard.policy import Policy
+    """Print a policy: one of ours as it is written (default, coding), another with what it extends put in, as JSON."""
+    from safewright.guard.policy import SHIPPED, Policy
 
-    print(jsonlib.dumps(dict(Policy.load(file).source), indent=2, ensure_ascii=False))
+    name = "default" if file is None else str(file)
+    if name in SHIPPED and not (file is not None and file.exists()):
+        print((importlib.resources.files("safewright.guard") / f"{name}.toml").read_text("utf-8"), end="")
+        return 0
+
+    print(jsonlib.dumps(dict(Policy.load(name).source), indent=2, ensure_ascii=False))
     return 0
 
 
@@ -52,7 +54,7 @@ def lint(file: File = None, json: options.JsonOut = False) -> int:
 
 @app.command("test")
 def run_cases(file: File = None, json: options.JsonOut = False) -> int:
-    """Run a policy's own cases ([[test]]). Exit code 10 where one comes out otherwise, 2 where it has none."""
+    """Run a policy's own cases, its `test` tables. Exit code 10 where one comes out otherwise, 2 where it has none."""
     from safewright.errors import BadInput
     from safewright.guard.linting import run_tests
     from safewright.guard.policy import Policy

@@ -20,7 +20,11 @@ ALLOWED, STOPPED = 0, 2
 MOST_BYTES = 8 * 1024 * 1024
 SPARE_SECONDS = 2.0
 """What starting, reading and answering may take beside the guard's own deadline."""
-FILES = ("policy", "memory", "audit")
+FILES = {
+    "policy": "a policy in TOML; without it the one called coding",
+    "memory": "where checks are remembered (SQLite)",
+    "audit": "where decisions are written down (SQLite)",
+}
 USAGE = """safewright guard hook [options] < JSON
 
 Reads a coding agent's hook (tool_name, tool_input, session_id, cwd, hook_event_name) and exits with 0 to let the call
@@ -66,15 +70,20 @@ def options_of(arguments: Sequence[str]) -> dict[str, Any]:
 
     parser = argparse.ArgumentParser(prog="safewright guard hook", usage=USAGE, allow_abbrev=False)
     add = parser.add_argument
-    for name in FILES:
-        add(f"--{name}", default=None, metavar="FILE")
-    add("--backend", default="rules")
-    add("--model", default=None)
-    add("--preset", default="hardened")
-    add("--mode", default="enforce")
-    add("--on-unknown", default=None)
-    add("--namespace", default="default")
-    add("--freeze", action="store_true")
+    for name, said in FILES.items():
+        add(f"--{name}", default=None, metavar="FILE", help=said)
+    add("--backend", default="rules", help="rules, llm, or hybrid (rules first)")
+    add(
+        "--model",
+        default=None,
+        metavar="REF",
+        help="for llm and hybrid: http://host:port/v1#NAME or inspect:NAME",
+    )
+    add("--preset", default="hardened", help="hardened, or faithful to the paper")
+    add("--mode", default="enforce", help="enforce, or observe: record, and let everything through")
+    add("--on-unknown", default=None, help="escalate or deny, instead of what the policy says")
+    add("--namespace", default="default", help="whose memory it is: a tenant, an agent")
+    add("--freeze", action="store_true", help="leave memory as it is")
     add("--user", default=None, metavar="[ROLE:]ID", help="on whose behalf; without it, who runs this")
     add("--deadline", type=float, default=8.0, help="seconds for one decision")
     add("--no-environment", action="store_true", help="do not look at this machine's files to decide")
@@ -137,7 +146,12 @@ def _read(until: float) -> Any:
         text += chunk
         if len(text) > MOST_BYTES:
             raise ValueError(f"standard input is more than {MOST_BYTES:,} bytes")
-    given = json.loads(bytes(text).decode("utf-8"))
+    if not text.strip():
+        raise ValueError("standard input is empty; it takes a hook's JSON")
+    try:
+        given = json.loads(bytes(text).decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"standard input is no JSON: {error}") from None
     if not isinstance(given, dict):
         raise ValueError("standard input is no JSON object")
     return given

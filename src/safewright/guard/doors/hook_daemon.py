@@ -210,7 +210,11 @@ def _stop(why: str) -> dict[str, Any]:
 
 def decide_once(options: Mapping[str, Any], given: Mapping[str, Any], cwd: str) -> dict[str, Any]:
     """The reply to one hook, in a process of its own."""
-    answerer = Answerer(options, state_folder())
+    try:
+        answerer = Answerer(options, state_folder())
+    except SafewrightError as error:
+        said = " ".join(filter(None, (error.what, error.why, error.fix)))
+        return _stop(f"The guard cannot start, so the call was not made. {said}")
     try:
         return answerer.reply(given, cwd)
     finally:
