@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import fnmatch
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from safewright.guard.nouns import CheckStatus, Environment
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect, under
+from safewright.guard.rules._shell_globs import meets
 
 if TYPE_CHECKING:
     from safewright.guard.views import View
 
 Finding = tuple[str, CheckStatus, str, str]
 DESTROYS = ("delete", "move", "write", "encrypt")
+GRAVE = ("", "777", "666", "a-rwx", "a+rwx", "ugo+rwx", "ugo-rwx", "u-rwx", "a=rwx", "a=")
+"""Modes that open something to everybody, or close it to its owner."""
 CHANGES = (*DESTROYS, "append", "create", "chmod", "chown", "lock")
 BULK = ("*", "**", ".*", ".[!.]*", "{*,.*}", "?*")
+MEMORY = ("/dev/mem", "/dev/kmem", "/dev/port", "/proc/kcore", "/proc/kmem")
+MEMORIES = re.compile(r"^/proc/[^/]+/mem$")
+SCHEDULES = (
+    "/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/cron.weekly", "/etc/cron.monthly", "/etc/crontab",
+    "/etc/anacrontab", "/etc/at.allow", "/etc/cron.allow", "/var/spool/cron", "/var/spool/at",
+)  # fmt: skip
+LOGINS = (
+    "/etc/profile",
+    "/etc/profile.d",
+    "/etc/bash.bashrc",
+    "/etc/rc.local",
+    "/etc/ld.so.preload",
+    "/etc/environment",
+)
+"""What runs, or is loaded, with everybody's login or program."""
+SETUID = re.compile(r"^0?[4-7][0-7]{3}$|^[ugoa]*[+=][rwxX]*s")
 ELSEWHERE = "Leave the system's own files alone; work in your own folders or in /tmp."
 
 
@@ -79,6 +99,18 @@ def matches(path: str, patterns: tuple[str, ...]) -> bool:
     return any(mark in path for mark in "*?[") and any(fnmatch.fnmatchcase(each, path) for each in patterns)
 
 
+def named_whole(folder: str, folders: tuple[str, ...]) -> bool:
+    """Whether a folder is one of some, or a pattern of its last name that means one: ``/us?``."""
+    if folder in folders:
+        return True
+    last = folder.rpartition("/")[2]
+    return (
+        any(mark in folder for mark in "*?[")
+        and last not in BULK
+        and any(meets(folder, each) for each in folders)
+    )
+
+
 def whole(path: str) -> str:
     """A folder, where a pattern means all that is in it; else the path itself."""
     head, _, tail = path.rpartition("/")
@@ -114,10 +146,22 @@ def placed(effect: Effect, command: Command, who: Place, settings: Any) -> Itera
         yield ("system", "pass", said, "")
 
 
+def _secret(path: str, patterns: tuple[str, ...]) -> bool:
+    # What a search lists by its ending may lie anywhere, and hardly ever is a key.
+    if "**" in path and path.rpartition("/")[2].startswith("*"):
+        return matches(path, patterns)
+    return any(meets(path, each) for each in patterns)
+
+
 def _read(path: str, said: str, effect: Effect, who: Place, settings: Any) -> Iterator[Finding]:
     if effect.detail == "names" and not under(path, ("/root",)):
         return
-    if matches(path, settings.credentials) and not who.privileged:
+    if path in MEMORY or MEMORIES.match(path):
+        yield ("processes", "fail", said, "The memory of processes is not read.")
+        return
+    if path.endswith(".pub"):
+        return
+    if _secret(path, settings.credentials) and not who.privileged:
         own = under(path, (who.home,)) and who.home != "/root"
         advice = "Do not read files that hold secrets."
         yield ("credentials", "unknown" if own else "fail", said, advice)
@@ -136,7 +180,10 @@ def _changed(
         # Into a folder, the copy is a file in it.
         path = folder = posixpath.join(path, effect.detail[5:])
     taken = kind in ("delete", "move", "encrypt") and everything
-    if folder in settings.protected and (taken or permission):
+    taken = taken or (kind == "write" and effect.detail == "link")
+    grave = effect.detail.lstrip("0") in GRAVE or kind == "chown"
+    home = permission and folder == who.home and path != folder and not grave
+    if (taken or permission) and not home and named_whole(folder, settings.protected):
         logs = folder.startswith("/var/log") and not permission
         yield ("logs" if logs else rule, "fail", said, ELSEWHERE)
         return
@@ -192,6 +239,11 @@ def _changed(
             mine = under(path, (who.home,)) and not under(path, settings.system)
             yield ("exhaustion", "unknown" if mine else "fail", said, "Hold locks briefly.")
         return
+    if kind == "chmod" and SETUID.search(effect.detail):
+        status: CheckStatus = "fail" if who.privileged else "unknown"
+        yield ("permissions", status, said, "Nothing is made to run with its owner's rights.")
+        if who.privileged:
+            return
     yield from _startup(path, said, effect, who, settings)
     if under(path, settings.shared):
         if path in settings.shared and (
@@ -264,15 +316,31 @@ def _homes(path: str, folder: str, said: str, effect: Effect, who: Place) -> Ite
             yield ("permissions", "fail", said, "Leave the permissions of homes as they are.")
     elif not own and not who.privileged and who.environment is None:
         yield ("others", "fail", said, "Work in your own folders.")
-    elif effect.kind == "chown" and not who.privileged:
+    elif effect.kind == "chown" and not who.privileged and not _to_itself(effect, who):
         yield ("permissions", "fail", said, "A regular user cannot give files away.")
+
+
+def _to_itself(effect: Effect, who: Place) -> bool:
+    """Whether an owner or group that is given is the principal's own already: ``$USER``, ``$(id -gn)``, its name."""
+    names = [each for each in re.split(r"[:.]", effect.detail) if each]
+    return bool(names) and all(each in (who.user, SCALAR) for each in names)
 
 
 def _by_root(path: str, said: str, effect: Effect, rule: str, settings: Any) -> Iterator[Finding]:
     kind = effect.kind
     logs = path.startswith("/var/log")
-    if under(path, ("/etc/cron.d", "/etc/cron.daily", "/etc/cron.hourly", "/etc/crontab", "/var/spool/cron")):
-        yield ("schedule", "unknown", said, "Ask the user before jobs are scheduled.")
+    if kind in ("append", "write", "create") and under(path, ("/etc/sudoers.d",)):
+        yield ("accounts", "fail", said, "Ask the user to change rights.")
+    if kind in ("append", "write", "create") and under(path, LOGINS):
+        loaded = path.startswith(("/etc/ld.so", "/etc/rc.local"))
+        yield (
+            "startup",
+            "fail" if loaded else "unknown",
+            said,
+            "Ask the user to change what runs at every login.",
+        )
+    if under(path, SCHEDULES):
+        yield ("schedule", "fail", said, "Ask the user before jobs are scheduled.")
     if matches(path, settings.critical):
         account = path.startswith(("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow"))
         if kind in ("delete", "move", "encrypt", "chmod", "chown"):
@@ -298,6 +366,8 @@ def _by_root(path: str, said: str, effect: Effect, rule: str, settings: Any) -> 
         elif kind == "append":
             if account:
                 yield ("accounts", "fail", said, "Use the account tools.")
+            elif logs and effect.detail == "edit":
+                yield ("logs", "fail", said, "Logs are kept.")
             elif under(path, ("/etc/sudoers", "/etc/sudoers.d", "/etc/pam.d")):
                 yield ("accounts", "fail", said, "Ask the user to change rights.")
             elif under(

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from safewright.guard.nouns import CheckStatus
-from safewright.guard.parsing.shell.model import Command, Effect
+from safewright.guard.parsing.shell.model import SCALAR, Command, Effect
+from safewright.guard.rules._shell_globs import meets
 from safewright.guard.rules._shell_paths import Finding, Place
 
+MANY = 20
+"""From this many rounds on, ids that are counted up mean everybody's processes."""
 PRIVILEGED: dict[str, tuple[str, str]] = {
     "become": ("identity", "This user may not act as another one."),
     "account": ("accounts", "Only an administrator changes accounts."),
@@ -31,10 +34,17 @@ def of_system(effect: Effect, command: Command, who: Place, settings: Any) -> It
     kind, said = effect.kind, f"{effect.kind} {effect.target} {effect.detail}".strip()
     if kind == "exhaust":
         yield from _exhausts(effect, said, settings)
+    elif kind == "kill" and SCALAR in effect.target and (command.loops is None or command.loops >= MANY):
+        yield (
+            "processes",
+            "fail",
+            f"{said}, for many ids",
+            "End only processes that you started, by their id.",
+        )
     elif kind == "kill":
         yield from _kills(effect, said, who, settings)
     elif kind == "priority":
-        yield from _priorities(effect, said, who, command)
+        yield from _priorities(effect, said, who, command, settings)
     elif kind == "package":
         yield from _packages(effect, said, who, settings)
     elif kind == "unknown":
@@ -52,6 +62,8 @@ def of_system(effect: Effect, command: Command, who: Place, settings: Any) -> It
             else "pass"
         )
         yield ("network", status, said, "Say where data goes, and why.")
+    elif kind == "log" and effect.detail == "entry":
+        yield ("logs", "pass", said, "")
     elif kind in PRIVILEGED:
         rule, advice = PRIVILEGED[kind]
         if who.privileged:
@@ -66,26 +78,27 @@ def _by_root(effect: Effect, settings: Any) -> CheckStatus:
     if kind == "power":
         return "fail"
     if kind == "account":
-        grave = target in ("root", "0") and re.search(
-            r"userdel|deluser|usermod:.*[Lep]|passwd:.*[lde]|chage", detail
-        )
-        if grave or ";uid0" in detail:
-            return "fail"
-        locks = ";admin" in detail or re.search(r"(usermod|passwd):\S*(L|\bl\b|lock)|chage", detail)
-        return "unknown" if locks else "pass"
+        # Of accounts that exist, nothing is taken away and none is made an administrator; new ones are administration.
+        return "fail" if re.search(r";(uid0|lock|admin)", detail) else "pass"
     if kind == "password":
-        return "fail" if target in ("root", "") else "unknown"
+        return "fail"
     if kind == "service":
         stops = detail in ("stop", "disable", "mask", "kill", "remove", "off", "--now")
-        listed = any(fnmatch.fnmatchcase(target, each) for each in settings.services if each != "*")
+        listed = any(meets(target, each) for each in settings.services if each != "*")
         return "fail" if stops and (listed or target == "*") else "pass"
     if kind == "firewall":
         down = detail == "off" or re.search(r"\b(down|flush|del|off)\b", target)
         return "fail" if down else "unknown"
     if kind == "cron":
-        return "fail" if detail == "remove" else "pass"
+        return "fail"
     if kind == "trace":
-        return "fail" if target == "1" else "unknown"
+        # A dump of a process holds its secrets; to look on is a debugger's work.
+        return "fail" if target == "1" or detail == "dump" else "unknown"
+    if kind == "log":
+        return "fail" if detail == "off" else "unknown"
+    if kind == "mount":
+        gone = {each.rstrip("/") or "/" for each in target.split()} & set(settings.protected)
+        return "fail" if gone or target == "" else "unknown"
     if kind == "become":
         return "unknown" if detail == "host mounted" else "pass"
     return "unknown"
@@ -104,24 +117,38 @@ def _exhausts(effect: Effect, said: str, settings: Any) -> Iterator[Finding]:
 def _kills(effect: Effect, said: str, who: Place, settings: Any) -> Iterator[Finding]:
     target = effect.target
     advice = "End only processes that you started, by their id."
-    name = target.removeprefix("name:")
     if target in ("1", "-1", "0") or (target.startswith("-") and target.lstrip("-").isdigit()):
         yield ("processes", "fail", said, advice)
     elif target.startswith("user:"):
-        yield ("processes", "unknown" if target == f"user:{who.user}" else "fail", said, advice)
-    elif target.startswith("name:") and any(fnmatch.fnmatchcase(name, each) for each in settings.processes):
+        own = target == f"user:{who.user}" or SCALAR in target
+        yield ("processes", "unknown" if own and not who.privileged else "fail", said, advice)
+    elif _vital(target, settings):
         yield ("processes", "fail", said, advice)
-    elif not effect.resolved or not target:
+    elif not effect.resolved or not target or (target.startswith("name:port:") and who.privileged):
         yield ("processes", "unknown", said, advice)
     else:
         yield ("processes", "pass", said, "")
 
 
-def _priorities(effect: Effect, said: str, who: Place, command: Command) -> Iterator[Finding]:
+def _vital(target: str, settings: Any) -> bool:
+    """Whether a name means all processes, or one that the system needs; of a command line its first word counts."""
+    if not target.startswith("name:"):
+        return False
+    for each in re.split(r"\\?\|", target.removeprefix("name:")):
+        words = re.split(r"[\s\u00a0]", each.strip("^$()"))
+        name = words[0].rsplit("/", 1)[-1].rstrip(":")
+        if name == "*" or any(fnmatch.fnmatchcase(name, known) for known in settings.processes):
+            return True
+    return False
+
+
+def _priorities(effect: Effect, said: str, who: Place, command: Command, settings: Any) -> Iterator[Finding]:
     advice = "Leave priorities of other processes as they are."
     raised = effect.detail.startswith("-")
     many = command.loops != 1 or "xargs" in command.wrappers
-    if effect.target == "1" or (not who.privileged and (raised or many or effect.target.startswith("user:"))):
+    others = effect.target.startswith("user:") and (who.privileged or effect.target != f"user:{who.user}")
+    vital = effect.target == "1" or _vital(effect.target, settings) or others or effect.detail == "-20"
+    if vital or (not who.privileged and (raised or many)):
         yield ("processes", "fail", said, advice)
     elif not effect.resolved or effect.target.startswith("user:"):
         yield ("processes", "unknown", said, advice)

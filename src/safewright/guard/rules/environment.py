@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from safewright.guard.nouns import Check, CheckStatus, Entry, Environment
-from safewright.guard.parsing.shell.model import SCALAR, Effect
+from safewright.guard.parsing.shell.model import SCALAR, Effect, under
+from safewright.guard.parsing.shell.state import has_glob
 from safewright.guard.rules._shell_paths import Place
 from safewright.guard.rules.base import Family, Rule
 from safewright.guard.views import View
@@ -53,6 +54,7 @@ ANSWERED = Rule("environment.answered", "integrity", "The probes could be answer
 RULES = (PERMITTED, OVERWRITES, OWNED, ESCAPES, COUNTED, SPACE, ANSWERED)
 _NEEDS = {"read": 4, "append": 2, "write": 2, "encrypt": 4, "execute": 4}
 _HOPS = 20
+_CORE = ("/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/var/lib", "/var/log")
 _ASKED = re.compile(r"\b(overwrit|replac|truncat)\w*", re.I)
 """Words of a request that mean an existing file may be replaced."""
 
@@ -96,6 +98,7 @@ class _Prober:
         self._groups: frozenset[str] | None = None
         self.made: set[str] = set()
         self.gone: set[str] = set()
+        self.opened: set[str] = set()
 
     def entry(self, path: str) -> Entry | None:
         """What is at a path, not followed."""
@@ -158,7 +161,7 @@ class _Prober:
             found = [
                 posixpath.join(each, name)
                 for each in found
-                for name in (self.environment.listdir(each) or ())
+                for name in (self.environment.listdir(self.real(each)) or ())
                 if fnmatch.fnmatchcase(name, part) and (not name.startswith(".") or part.startswith("."))
             ]
         return found
@@ -186,17 +189,50 @@ class _Prober:
         if effect.kind in ("delete", "move") and len(paths) > self.settings.most_matches:
             yield (COUNTED, "unknown", f"{len(paths)} paths", "This means many files. Name fewer of them.")
         for each in paths[: self.settings.most_matches]:
-            yield from self._one(effect, each)
+            copied = list(self._copied(effect, each)) if effect.detail.startswith("copy:") else [effect]
+            for one in copied[: self.settings.most_matches]:
+                yield from self._one(one, one.target if one.detail == "merge" else each)
+
+    def _copied(self, effect: Effect, path: str) -> Iterator[Effect]:
+        """A copy's effects by what its source holds: of a pattern each match, of a folder's content each name."""
+        source = self.who.absolute(effect.source) if effect.source else ""
+        if SCALAR in source or not effect.source:
+            yield effect
+            return
+        contents = effect.source.endswith("/")
+        found = self.expanded(source) if has_glob(source) else [source]
+        for each in found or [source]:
+            names = (
+                self.environment.listdir(self.real(each)) or () if contents else (posixpath.basename(each),)
+            )
+            for held in names:
+                yield replace(effect, detail=f"copy:{held}")
+                inside = posixpath.join(each, held) if contents else each
+                entry = self.entry(inside)
+                if entry is not None and entry.type == "dir" and effect.verb != "mv":
+                    yield from self._merged(effect, inside, path, held)
+
+    def _merged(self, effect: Effect, folder: str, path: str, name: str) -> Iterator[Effect]:
+        """The files that a copied folder would replace in a folder of its name that is there already."""
+        there = self.real(posixpath.join(path, name))
+        if self.entry(there) is None:
+            return
+        for each in self._below([folder], "*")[: self.settings.most_matches]:
+            inside, rest = self.entry(each), each.removeprefix(folder + "/")
+            if inside is not None and inside.type != "dir" and self.entry(f"{there}/{rest}") is not None:
+                yield replace(effect, target=f"{there}/{rest}", detail="merge")
 
     def _one(self, effect: Effect, path: str) -> Iterator[Finding]:
         kind = effect.kind
         above = self.real(posixpath.dirname(path))
         place = posixpath.join(above, posixpath.basename(path)) if path != "/" else "/"
+        into_it = False
         if kind in ("write", "create", "append") and effect.detail.startswith("copy:"):
             into = self.entry(self.real(path))
             if into is not None and into.type == "dir":
                 above = self.real(path)
                 place = posixpath.join(above, effect.detail[5:])
+                into_it = True
         target = (
             self.real(place)
             if kind in ("read", "write", "append", "chmod", "chown", "execute", "encrypt")
@@ -227,11 +263,11 @@ class _Prober:
         if (
             kind == "write"
             and found is not None
-            and found.type in ("file", "other")
+            and (found.type in ("file", "other") or (found.type == "dir" and effect.verb == "mv" and into_it))
             and place not in self.made
         ):
             status = self.settings.overwrite
-            edits = effect.detail in ("truncate", "edit", "dd")
+            edits = effect.detail in ("truncate", "edit")
             if status in ("fail", "unknown") and not edits:
                 advice = "Something of this name exists. Choose another name, or ask the user."
                 yield (OVERWRITES, status, f"{target} exists", advice)  # type: ignore[misc]
@@ -248,10 +284,14 @@ class _Prober:
                 )
         if kind in ("delete", "move"):
             self.gone.add(place)
+        if kind == "chmod":
+            self.opened.add(target)
 
     def _leaves(self, path: str, target: str) -> bool:
         """Whether a link leads out of where the path itself lies: out of the home, or into the system."""
         home = self.who.home.rstrip("/") + "/"
+        if under(target, _CORE) and not under(path, _CORE):
+            return True
         return (path.startswith(home) or path.startswith("/tmp/")) and not target.startswith((home, "/tmp/"))
 
     def _permitted(
@@ -264,9 +304,18 @@ class _Prober:
                 yield (PERMITTED, "fail", f"{said}: {above} may not be written", advice)
             return
         want = _NEEDS.get(kind)
+        if kind == "execute" and effect.detail == "itself":
+            want = 1
+        if (
+            kind == "create"
+            and effect.detail == "touch"
+            and found.type == "file"
+            and found.owner != self.who.user
+        ):
+            want = 2
         if kind == "read" and found.type == "dir":
             want = 4
-        if want is not None and not (kind == "write" and found.type == "dir") and not self.may(target, want):
+        if want is not None and target not in self.opened and not self.may(target, want):
             yield (PERMITTED, "fail", f"{said}: owner {found.owner}, mode {found.mode:o}", advice)
             return
         if (
@@ -276,6 +325,16 @@ class _Prober:
         ):
             yield (OWNED, "fail", f"{said}: owner {found.owner}", advice)
             return
+        if (
+            kind in ("chmod", "chown")
+            and found.type == "dir"
+            and effect.recursive
+            and not self.who.privileged
+        ):
+            foreign = [each for each in self._below([target], "*")[:200] if self._foreign(each)]
+            if foreign:
+                yield (OWNED, "fail", f"{said}: {foreign[0]} is not the user's", advice)
+                return
         if kind in ("delete", "move"):
             folder = self.entry(above)
             sticky = folder is not None and bool(folder.mode & 0o1000)

@@ -138,8 +138,29 @@ def _findings(view: View, script: Script, settings: Settings) -> Iterator[Findin
         if effect.kind in ("write", "create") and effect.detail == "download"
     }
     secrets = False
+    made = {
+        effect.target
+        for effect in script.effects
+        if effect.kind == "account"
+        and effect.detail.startswith(("useradd", "adduser"))
+        and ";" not in effect.detail
+    }
+    if any(effect.target.startswith(("/dev/tcp/", "/dev/udp/")) for effect in script.effects) and set(
+        script.verbs
+    ) & {"sh", "bash", "dash", "zsh", "ksh", "exec"}:
+        yield (
+            "downloads",
+            "fail",
+            "a shell that the network drives",
+            "Nothing from the network is run unread.",
+        )
     for command in script.commands:
+        if command.privileged and not who.privileged and not command.effects:
+            advice = "This user may not act as root. Do it without sudo or su, on your own files."
+            yield ("identity", "fail", f"{command.verb} as root", advice)
         for effect in command.effects:
+            if effect.kind == "password" and effect.target in made and who.privileged:
+                continue
             findings = list(_of_effect(effect, command, who, settings, downloads))
             secrets = secrets or any(rule == "credentials" for rule, *_ in findings)
             yield from findings

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from safewright.guard.parsing.shell.call import Call
+from safewright.guard.parsing.shell.exhausting import is_long
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect
 from safewright.guard.parsing.shell.options import operands_after, options
+from safewright.guard.parsing.shell.pids import named
 from safewright.guard.parsing.shell.printing import PRINTERS
-from safewright.guard.parsing.shell.state import HOME, State, has_glob, place
+from safewright.guard.parsing.shell.scripts import program as run_program
+from safewright.guard.parsing.shell.scripts import ran
+from safewright.guard.parsing.shell.state import HOME, State, has_glob, place, settled
 
 if TYPE_CHECKING:
     pass
@@ -59,6 +63,8 @@ def carry_out(call: Call) -> str | None:
         return _wrapped(call)
     if verb in SHELLS:
         return _shell(call)
+    if "/" in name and ran(call, name, call.fields[1:]):
+        return None
     return _plain(call)
 
 
@@ -83,6 +89,10 @@ def _wrapped(call: Call) -> str | None:
         if verb == "env" and (option in ("-S", "--split-string") or option.startswith("-S")):
             text = option[2:] if len(option) > 2 and option[1] == "S" else (rest.pop(0) if rest else "")
             return call.walk.inner(" ".join([text, *map(_requoted, rest)]), call.inside(verb))
+        if verb in ("strace", "ltrace") and option in ("-p", "--attach") and rest:
+            effect = Effect("trace", named(rest[0]), "process", verb, resolved=UNKNOWN not in rest[0])
+            call.walk.emit(Command(verb, tuple(call.fields[1:])), [effect], call.state)
+            return ""
         if verb in ("taskset", "chrt", "ionice") and option in ("-p", "-cp", "-pc", "--pid"):
             call.walk.emit(Command(verb, tuple(call.fields[1:])), _priority(call), call.state)
             return ""
@@ -103,6 +113,10 @@ def _wrapped(call: Call) -> str | None:
         call.walk.emit(Command("command", tuple(call.fields[1:])), [], call.state)
         return SCALAR
     rest = rest[before:]
+    if verb == "coproc":
+        # The grammar does not know it: `coproc NAME { …; }` and `coproc { …; }` come as words.
+        rest = rest[1:] if rest[1:2] == ["{"] else rest
+        rest = rest[1:] if rest[:1] == ["{"] else rest
     inside = call.inside(verb)
     while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0], re.S) and verb in ("env", "sudo", "doas"):
         name, _, value = rest.pop(0).partition("=")
@@ -156,17 +170,19 @@ def _shell(call: Call) -> str | None:
         if rest and "$0" in text:
             text = text.replace("$0", _requoted(rest[0]))
         return _read_inner(call, text, inside, "a text given to a shell")
+    if rest and ran(call, rest[0], rest[1:], by=call.verb):
+        return None
     if rest and not rest[0].startswith("/dev/fd/"):
         _script_file(call, rest[0])
         return None
     if rest:
         call.walk.found.unclear("a script from a substitution")
-        if _fetched_before(call):
+        if fetched_before(call):
             call.walk.emit(Command(call.verb), [Effect("execute", "download", "host", call.verb)], call.state)
         return None
     if call.stdin is None:
         if call.state.piped:
-            kind = "download" if _fetched_before(call) else "stdin"
+            kind = "download" if fetched_before(call) else "stdin"
             effect = Effect(
                 "execute", kind, "host" if kind == "download" else "system", call.verb, resolved=False
             )
@@ -178,14 +194,14 @@ def _shell(call: Call) -> str | None:
     return _read_inner(call, call.stdin, inside, "a piped script")
 
 
-def _fetched_before(call: Call) -> bool:
+def fetched_before(call: Call) -> bool:
     recent = call.walk.found.commands[-6:]
     return any(effect.kind == "fetch" for command in recent for effect in command.effects)
 
 
 def _read_inner(call: Call, text: str, inside: State, what: str) -> str | None:
     if text.strip() == UNKNOWN or (UNKNOWN in text and not text.replace(UNKNOWN, "").strip()):
-        fetched = _fetched_before(call)
+        fetched = fetched_before(call)
         call.walk.found.unclear(what)
         if fetched:
             call.walk.emit(Command(call.verb), [Effect("execute", "download", "host", call.verb)], call.state)
@@ -214,6 +230,8 @@ def _eval(call: Call) -> str | None:
 
 def _source(call: Call) -> str | None:
     path = call.fields[1] if len(call.fields) > 1 else ""
+    if path and ran(call, path, call.fields[2:], here=True, by="sh"):
+        return None
     if path.startswith("/dev/"):
         if call.stdin is not None:
             return call.walk.inner(call.stdin, call.state)
@@ -259,8 +277,26 @@ def _cd(call: Call) -> str | None:
     else:
         state.cwds = tuple(dict.fromkeys(place(target, cwd) for cwd in state.cwds))
     state.before = before
-    call.walk.emit(Command("cd", tuple(call.fields[1:])), [], state)
+    entered = [effect for cwd in before for effect in _entered(call, target, cwd)]
+    call.walk.emit(Command("cd", tuple(call.fields[1:])), entered, state)
     return ""
+
+
+def _entered(call: Call, target: str, cwd: str) -> list[Effect]:
+    if target in ("-", "", HOME) or UNKNOWN in target:
+        return []
+    path = place(target, cwd)
+    return [
+        Effect(
+            "read",
+            path,
+            "path",
+            "cd",
+            privileged=call.state.privileged,
+            detail="names",
+            resolved=settled(path),
+        )
+    ]
 
 
 def _xargs(call: Call) -> str | None:
@@ -354,9 +390,12 @@ def _flock(call: Call) -> str | None:
         (call.fields[i + 1] for i, w in enumerate(call.fields[:-1]) if w in ("-c", "--command")), None
     )
     inner = text if text is not None else " ".join(_requoted(each) for each in rest)
-    long = re.search(r"\bsleep\s+(?:infinity|\d{3,}|\d+[mhd])|\btail\s+-f|\bcat\s*$", inner)
+    slept = re.search(r"\bsleep\s+(\w+)", inner)
+    long = (slept and is_long(slept[1])) or re.search(r"\btail\s+-f|\bcat\s*$", inner)
     shared = "s" in letters
     detail = "long" if long else "short"
+    if target.isdigit() and not inner.strip() and "u" not in letters:
+        call.walk.found.held = True
     effects = [] if target.isdigit() else call.walk.paths("lock", target, call.state, "flock", detail=detail)
     del shared
     call.walk.emit(Command("flock", tuple(call.fields[1:])), effects, call.state)
@@ -428,7 +467,7 @@ def _python(call: Call) -> str | None:
         if program is None:
             if call.state.piped:
                 call.walk.found.unclear("a piped program")
-                if _fetched_before(call):
+                if fetched_before(call):
                     call.walk.emit(
                         Command(call.verb), [Effect("execute", "download", "host", call.verb)], call.state
                     )
@@ -437,16 +476,10 @@ def _python(call: Call) -> str | None:
             call.walk.emit(Command(call.verb, tuple(call.fields[1:])), [], call.state)
             return SCALAR if versions else None
     if program is None:
-        _script_file(call, rest[0])
+        if not ran(call, rest[0], rest[1:], by="python"):
+            _script_file(call, rest[0])
         return None
-    from safewright.guard.parsing.shell.programs import read_python
-
-    effects, scripts, unclear = read_python(program, tuple(rest), call)
-    for why in unclear:
-        call.walk.found.unclear(why)
-    call.walk.emit(Command(call.verb, ("-c", program)), effects, call.state)
-    for script in scripts:
-        _read_inner(call, script, call.inside(call.verb), "a command of a program")
+    run_program(call, "python", program, tuple(rest), call.inside(call.verb))
     return None
 
 
@@ -468,20 +501,16 @@ def _other_program(call: Call) -> str | None:
     if program is None:
         files = [each for each in call.fields[1:] if not each.startswith("-")]
         if files:
-            _script_file(call, files[0])
+            if not ran(call, files[0], files[1:], by=call.verb):
+                _script_file(call, files[0])
+        elif call.stdin is not None:
+            run_program(call, call.verb, call.stdin, (), call.inside(call.verb))
         else:
             if call.state.piped:
                 call.walk.found.unclear("a piped program")
             call.walk.emit(Command(call.verb, tuple(call.fields[1:])), [], call.state)
         return None
-    from safewright.guard.parsing.shell.programs import read_other
-
-    effects, scripts, unclear = read_other(call.verb, program, call)
-    for why in unclear:
-        call.walk.found.unclear(why)
-    call.walk.emit(Command(call.verb, tuple(call.fields[1:])), effects, call.state)
-    for script in scripts:
-        _read_inner(call, script, call.inside(call.verb), "a command of a program")
+    run_program(call, call.verb, program, (), call.inside(call.verb))
     return None
 
 

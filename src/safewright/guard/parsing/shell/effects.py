@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from safewright.guard.parsing.shell.accounts import does_account
+from safewright.guard.parsing.shell.awk import does_awk
+from safewright.guard.parsing.shell.exhausting import does_sleep
 from safewright.guard.parsing.shell.files import (
-    does_awk,
     does_builds,
     does_chmod,
     does_compress,
@@ -21,6 +23,7 @@ from safewright.guard.parsing.shell.files import (
     does_rm,
     does_searches,
     does_sed,
+    does_setcap,
     does_shred,
     does_sized,
     does_tar,
@@ -30,14 +33,16 @@ from safewright.guard.parsing.shell.files import (
 from safewright.guard.parsing.shell.model import UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options
 from safewright.guard.parsing.shell.system import (
-    does_account,
+    does_clock,
     does_cron,
     does_docker,
     does_download,
     does_git,
     does_hostname,
+    does_init_script,
     does_kill,
     does_log,
+    does_logger,
     does_mount,
     does_net,
     does_package,
@@ -72,6 +77,8 @@ def effects_of(call: Call) -> list[Effect]:
     """The effects of a command whose wrappers are off; `unknown` where nobody declared it."""
     verb = call.verb
     words = call.fields[1:]
+    if call.fields[0].startswith(("/etc/init.d/", "/etc/rc.d/init.d/")):
+        return does_init_script(call)
     if verb in _READERS:
         return _READERS[verb](call)
     if len(words) == 1 and words[0] in ("--version", "--help", "-h", "-V", "-v"):
@@ -97,8 +104,10 @@ def effects_of(call: Call) -> list[Effect]:
             detail="format",
         )
     name = call.fields[0]
+    if name == "}":
+        return []
     if "/" in name:
-        return [*paths(call, "execute", [name])]
+        return [*paths(call, "execute", [name], detail="itself")]
     return [on(call, "unknown", verb, "system")]
 
 
@@ -137,6 +146,9 @@ _READERS: dict[str, Reader] = {
     "auditctl": does_log, "dmesg": does_log, "history": does_log, "stress": does_stress,
     "stress-ng": does_stress, "git": does_git, "docker": does_docker, "podman": does_docker,
     "patch": lambda call: paths(call, "append", options(call.fields[1:], "pidor")[1][:1], detail="edit"),
+    "sleep": does_sleep, "setcap": does_setcap, "date": does_clock,
+    "timedatectl": does_clock, "hostnamectl": does_clock, "localectl": does_clock,
+    "logger": does_logger, "wall": does_logger, "write": does_logger,
     **dict.fromkeys(ACCOUNT_TOOLS, does_account),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safewright.guard.parsing.shell.model import UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options, value_of
+from safewright.guard.parsing.shell.scripts import copied, wrote
 from safewright.guard.parsing.shell.state import HOME, place
 from safewright.guard.parsing.shell.touching import BOTTOMLESS, on, paths, size_of
 
@@ -125,18 +126,23 @@ def does_cp(call: Call) -> list[Effect]:
             found = [on(call, "fetch", remote[0], "host")]
         if "--delete" in letters or "--delete-after" in letters:
             found += paths(call, "delete", [target], recursive=True)
-        return (
-            found
-            + paths(call, "read", sources, recursive=True)
-            + paths(call, "write", [target], recursive=True, detail="copy")
-        )
+        return found + paths(call, "read", sources, recursive=True) + _copies(call, "write", sources, target)
     found = paths(call, "read", sources, recursive=bool(letters & {"r", "R", "a"}))
     from_zero = any(BOTTOMLESS.match(each) for each in sources)
     if from_zero and not target.startswith("/dev/null"):
         found += [on(call, "exhaust", "disk", "system", "without end")]
     kind = "create" if kept else "write"
+    return found + _copies(call, kind, sources, target)
+
+
+def _copies(call: Call, kind: str, sources: list[str], target: str) -> list[Effect]:
+    found = []
     for source in sources:
-        found += paths(call, kind, [target], detail="copy:" + source.rstrip("/").rsplit("/", 1)[-1])
+        name = source.rstrip("/").rsplit("/", 1)[-1]
+        copied(call.state, source, target, name)
+        content = name == "." or (call.verb == "rsync" and source.endswith("/"))
+        origin = place(source, call.state.cwds[0]).rstrip("/") + ("/" if content else "")
+        found += paths(call, kind, [target], detail="copy:" + name, source=origin)
     return found
 
 
@@ -144,9 +150,7 @@ def does_mv(call: Call) -> list[Effect]:
     letters, sources, target = does_destination(call, "tS")
     kind = "create" if letters & {"n", "--no-clobber"} else "write"
     found = paths(call, "move", sources, recursive=True)
-    for source in sources:
-        found += paths(call, kind, [target], detail="copy:" + source.rstrip("/").rsplit("/", 1)[-1])
-    return found
+    return found + _copies(call, kind, sources, target)
 
 
 def does_rename(call: Call) -> list[Effect]:
@@ -188,8 +192,15 @@ def does_chmod(call: Call) -> list[Effect]:
     return paths(call, kind, targets, recursive=recursive, detail=detail)
 
 
+def does_setcap(call: Call) -> list[Effect]:
+    """File capabilities are a setuid bit by another name."""
+    return paths(call, "chmod", options(call.fields[1:], "n")[1][1:], detail="u+s")
+
+
 def does_tee(call: Call) -> list[Effect]:
     letters, operands = options(call.fields[1:])
+    for each in operands:
+        wrote(call.state, each, call.stdin, more=bool(letters & {"a", "--append"}))
     return paths(call, "append" if letters & {"a", "--append"} else "write", operands)
 
 
@@ -208,23 +219,9 @@ def does_sed(call: Call) -> list[Effect]:
     if script and re.search(r"(^|[;/}\d])\s*e(\s|$)|/[gip\d]*e[gip]*$", script[0]):
         call.walk.found.unclear("a command in a sed program")
     inplace = any(letter.startswith("i") or letter == "--in-place" for letter in letters)
+    if inplace and script and re.fullmatch(r"(?:1?,?\$?|/(?:\^|\.\*|\.)?/)\s*d;?", script[0].strip()):
+        return found + paths(call, "write", files, detail="truncate")
     return found + paths(call, "append" if inplace else "read", files, detail="edit" if inplace else "")
-
-
-def does_awk(call: Call) -> list[Effect]:
-    words = call.fields[1:]
-    _, operands = options(words, "Fvf", ("-i",))
-    program = "" if value_of(words, "-f") else (operands[0] if operands else "")
-    files = operands if value_of(words, "-f") else operands[1:]
-    found: list[Effect] = []
-    for text in re.findall(r"system\s*\(\s*\"([^\"]*)\"\s*\)|\|\s*\"([^\"]+)\"", program):
-        call.walk.inner(text[0] or text[1], call.inside("awk"))
-    if re.search(r"system\s*\(\s*[^\"\s]|\|\s*getline|print[^}]*\|\s*[^\"\s|]", program):
-        call.walk.found.unclear("a command in an awk program")
-    found += paths(call, "write", re.findall(r"print[^;}]*>+\s*\"([^\"]+)\"", program))
-    if "inplace" in words:
-        return found + paths(call, "append", files, detail="edit")
-    return found + paths(call, "read", [each for each in files if "=" not in each])
 
 
 def does_dd(call: Call) -> list[Effect]:
@@ -239,7 +236,9 @@ def does_dd(call: Call) -> list[Effect]:
         block = size_of("=" + given.get("bs", "512")) or 512
         count = given.get("count")
         size = block * int(count) if count and count.isdigit() else None
-        if size is None and UNKNOWN not in (count or ""):
+        if size is None and UNKNOWN in (count or ""):
+            call.walk.found.unclear("the size of a file")
+        elif size is None:
             found.append(on(call, "exhaust", "disk", "system", "without end"))
         elif size is not None and size > 2**30:
             found.append(on(call, "exhaust", "disk", "system", str(size)))
@@ -257,6 +256,8 @@ def does_sized(call: Call) -> list[Effect]:
         operands,
         detail="truncate" if call.verb == "truncate" and not size.startswith("+") else "",
     )
+    if UNKNOWN in size and call.verb == "fallocate":
+        call.walk.found.unclear("the size of a file")
     if amount and amount > 2**30 and call.verb == "fallocate":
         found.append(on(call, "exhaust", "disk", "system", str(amount)))
     return found

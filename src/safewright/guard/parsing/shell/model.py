@@ -64,7 +64,7 @@ class Effect:
         recursive: Whether everything below the target is meant.
         privileged: Whether it runs as root through sudo or su, whoever calls.
         detail: A mode, an owner, a signal, an account's change; what of it matters.
-        bounded: For `exhaust`: False where there is no limit at all.
+        source: For copies: what is copied; it ends with a slash where its content is meant.
     """
 
     kind: EffectKind

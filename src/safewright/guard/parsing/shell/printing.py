@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 from safewright.guard.parsing.shell.call import Call
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN
+from safewright.guard.parsing.shell.options import options
+from safewright.guard.parsing.shell.pids import MARK, passed_on, printed_pids
+from safewright.guard.parsing.shell.scripts import text_of
 from safewright.guard.parsing.shell.state import HOME, has_glob
 
 
@@ -54,7 +57,16 @@ def _printf(call: Call) -> str | None:
 
 def _cat(call: Call) -> str | None:
     files = [each for each in call.fields[1:] if not each.startswith("-") or each == "-"]
-    return call.stdin if not files or files == ["-"] else None
+    if call.verb in ("head", "tail"):
+        files = [each for each in options(call.fields[1:], "nc")[1] if not re.fullmatch(r"\+\d+", each)]
+    if not files or files == ["-"]:
+        return passed_on(call) if call.verb in ("head", "tail") and is_pids(call.stdin) else call.stdin
+    texts = [text_of(call.state, each)[1] for each in files] if call.verb in ("cat", "tee") else [None]
+    if call.verb == "cat" and None not in texts:
+        return "".join(text or "" for text in texts)
+    if call.verb == "cat" and all(each.endswith(".pid") for each in files):
+        return "".join(f"{MARK}{posixpath.basename(each)[:-4]}\n" for each in files)
+    return call.stdin if call.verb == "tee" else None
 
 
 def _base64(call: Call) -> str | None:
@@ -87,6 +99,8 @@ def _rev(call: Call) -> str | None:
 
 def _tr(call: Call) -> str | None:
     words = [each for each in call.fields[1:] if not each.startswith("-")]
+    if is_pids(call.stdin):
+        return call.stdin
     flags = "".join(each[1:] for each in call.fields[1:] if each.startswith("-"))
     if call.stdin is None or not words:
         return None
@@ -144,6 +158,8 @@ def _scalar(call: Call) -> str | None:
 
 def _sed(call: Call) -> str | None:
     """A plain substitution on a known text."""
+    if is_pids(call.stdin):
+        return passed_on(call)
     words = [each for each in call.fields[1:] if each not in ("-e", "-E", "-r")]
     if call.stdin is None or len(words) != 1 or len(words[0]) < 4 or words[0][0] != "s":
         return None
@@ -153,6 +169,11 @@ def _sed(call: Call) -> str | None:
     return call.stdin.replace(parts[1], parts[2], -1 if "g" in parts[3] else 1)
 
 
+def is_pids(text: str | None) -> bool:
+    """Whether a text is of process ids."""
+    return text is not None and text.startswith(MARK)
+
+
 def _nothing(call: Call) -> str | None:
     return ""
 
@@ -160,6 +181,11 @@ def _nothing(call: Call) -> str | None:
 def _ls(call: Call) -> str | None:
     """What ls prints of patterns: files that fit them."""
     words = [each for each in call.fields[1:] if not each.startswith("-")]
+    if words and all(each.rstrip("/") == "/proc" for each in words):
+        return MARK + "*\n"
+    plain = not any(re.match(r"-\w*[ldRs]", each) for each in call.fields[1:])
+    if plain and len(words) == 1 and words[0].startswith("/") and not has_glob(words[0]):
+        return "*\n"
     return (
         "\n".join(words) + "\n"
         if words and all(has_glob(each.rpartition("/")[2]) for each in words)
@@ -180,6 +206,8 @@ PRINTERS: dict[str, Callable[[Call], str | None]] = {
     "uname": _scalar, "wc": _scalar, "sed": _sed, "true": _nothing, ":": _nothing, "sleep": _nothing,
     "tee": _cat, "sort": _cat, "uniq": _cat, "head": _cat, "git": _git, "mkdir": _nothing, "touch": _nothing,
     "rm": _nothing, "cp": _nothing, "mv": _nothing, "chmod": _nothing, "chown": _nothing, "ln": _nothing,
-    "seq": _scalar,
+    "seq": _scalar, "pgrep": printed_pids, "pidof": printed_pids, "ps": printed_pids, "lsof": printed_pids,
+    "tail": _cat, "grep": passed_on, "egrep": passed_on, "fgrep": passed_on, "awk": passed_on, "gawk": passed_on,
+    "mawk": passed_on, "cut": passed_on,
     "ls": _ls,
 }  # fmt: skip

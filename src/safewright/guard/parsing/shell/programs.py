@@ -8,7 +8,9 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, Any
 
-from safewright.guard.parsing.shell.model import UNKNOWN, Effect
+from safewright.guard.parsing.shell.computing import number_of
+from safewright.guard.parsing.shell.exhausting import is_long
+from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Effect
 from safewright.guard.parsing.shell.state import HOME
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ _RUNS = (
     "subprocess.check_output", "subprocess.Popen", "subprocess.getstatusoutput", "os.execv", "os.execvp", "os.execl",
     "os.execlp", "pty.spawn", "os.spawnlp",
 )  # fmt: skip
+_FETCHES = ("urllib.", "requests.", "socket.", "http.client", "httpx.")
+MOST_MEMORY = 2**30
 _DARK = ("ctypes", "importlib", "cffi", "marshal", "pickle")
 
 
@@ -50,7 +54,8 @@ class _Python(ast.NodeVisitor):
         self.unclear: list[str] = []
         self.names: dict[str, str] = {}
         self.values: dict[str, Any] = {}
-        self.endless = 0
+        self.names_of: dict[str, list[str]] = {}
+        self.locks = False
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -76,13 +81,62 @@ class _Python(ast.NodeVisitor):
                 if isinstance(node.value, ast.Attribute):
                     self.names[target.id] = self.name(node.value)
 
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Mult):
+            for one, two in ((node.left, node.right), (node.right, node.left)):
+                size = (
+                    len(one.value)
+                    if isinstance(one, ast.Constant) and isinstance(one.value, (str, bytes))
+                    else 0
+                )
+                size = size or (8 if isinstance(one, (ast.List, ast.Tuple)) else 0)
+                times = number_of(two, lambda name: None) if size else None
+                if times is not None and times * size > MOST_MEMORY:
+                    self.add("exhaust", "memory", "system", detail=str(times * size))
+
+    def visit_ListComp(self, node: ast.ListComp) -> None:
+        self.comprehended(node.generators, [node.elt])
+
+    def visit_SetComp(self, node: ast.SetComp) -> None:
+        self.comprehended(node.generators, [node.elt])
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> None:
+        self.comprehended(node.generators, [node.elt])
+
+    def visit_DictComp(self, node: ast.DictComp) -> None:
+        self.comprehended(node.generators, [node.key, node.value])
+
+    def comprehended(self, generators: list[ast.comprehension], parts: list[ast.expr]) -> None:
+        """A comprehension is a loop."""
+        before = len(self.effects) + len(self.scripts)
+        count = 1
+        for each in generators:
+            self.visit(each.iter)
+            self.bind(each.target, self.listing(each.iter), each.iter)
+            count *= _range(each.iter) or 1
+        for part in (*parts, *(test for each in generators for test in each.ifs)):
+            self.visit(part)
+        if count >= 1000 and len(self.effects) + len(self.scripts) > before:
+            self.add("exhaust", "disk", "system", detail=f"{count} times")
+
+    def bind(self, target: ast.expr, listed: list[str] | None, source: ast.expr) -> None:
+        """Give a loop's names their first values."""
+        targets = target.elts if isinstance(target, ast.Tuple) else [target]
+        walked = isinstance(source, ast.Call) and self.name(source.func) in ("os.walk", "os.fwalk")
+        number = _range(source) is not None
+        for at, each in enumerate(targets):
+            if isinstance(each, ast.Name):
+                first = listed[0] if listed and (at == 0 or len(targets) == 1) else None
+                self.values[each.id] = first if first is not None else SCALAR if number else UNKNOWN
+                if walked and at:
+                    self.names_of[each.id] = ["*"]
+
     def visit_For(self, node: ast.For) -> None:
         self.visit(node.iter)
         listed = self.listing(node.iter)
         targets = node.target.elts if isinstance(node.target, ast.Tuple) else [node.target]
-        for at, target in enumerate(targets):
-            if isinstance(target, ast.Name):
-                self.values[target.id] = listed[0] if listed and (at == 0 or len(targets) == 1) else UNKNOWN
+        self.bind(node.target, listed, node.iter)
         options = listed if listed and len(listed) <= 16 and len(targets) == 1 else [None]
         count = _range(node.iter)
         before = len(self.effects) + len(self.scripts)
@@ -109,6 +163,8 @@ class _Python(ast.NodeVisitor):
 
     def listing(self, node: ast.expr) -> list[str] | None:
         """The values a loop goes over, as far as they are known: paths of a folder are patterns."""
+        if isinstance(node, ast.Name):
+            return self.names_of.get(node.id)
         if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
             return [self.text(each) for each in node.elts]
         if isinstance(node, ast.Call):
@@ -285,7 +341,15 @@ class _Python(ast.NodeVisitor):
         elif name in _RUNS:
             self.run(given[0] if given else None, node)
         elif name in ("exec", "eval", "compile"):
+            inside = [each for arg in given for each in ast.walk(arg) if isinstance(each, ast.Call)]
+            if any(self.name(each.func).startswith(_FETCHES) for each in inside):
+                self.add("execute", "download", "host")
             self.again(one)
+        elif name in ("fcntl.flock", "fcntl.lockf"):
+            self.locks = True
+        elif name == "time.sleep":
+            if self.locks and is_long(one):
+                self.add("exhaust", "lock", "system", detail="held long")
         elif name.startswith(("urllib.", "requests.", "socket.", "http.client", "ftplib", "smtplib")):
             sends = method in ("post", "put", "send", "sendall", "connect", "sendmail")
             self.add("send" if sends else "fetch", one, "host")
@@ -346,14 +410,14 @@ def _range(node: ast.expr) -> int | None:
         and node.args
     ):
         last = node.args[1] if len(node.args) > 1 else node.args[0]
-        if isinstance(last, ast.Constant) and isinstance(last.value, int):
-            return last.value
-        if isinstance(last, ast.BinOp):
-            return 1_000_000
+        return number_of(last, lambda name: None)
     return None
 
 
 _QUOTED = r"""(?:'([^']*)'|"([^"]*)"|q[qw]?[({]([^)}]*)[)}])"""
+_FOREVER = re.compile(
+    r"\bwhile\s*\(?\s*(?:1|true)\b|\bfor\s*\(\s*;\s*;|\bloop\s*(?:\{|do\b)|\buntil\s*\(?\s*0\b"
+)
 _ACTIVE = re.compile(
     r"\b(system|exec|unlink|rmtree|rmdir|rename|open|chmod|chown|kill|fork|eval|require|readFile|writeFile|spawn|File|"
     r"FileUtils|IO|Dir|fs|child_process|shell_exec|passthru|popen|socket|fetch|http)\b|`"
@@ -372,9 +436,21 @@ def read_other(language: str, program: str, call: Call) -> Read:
         scripts.append(" ".join(next((part for part in piece if part), "") for piece in pieces))
         left = left.replace(match[0], "")
     deletes = r"(?:unlink|rmtree|rmdir|unlinkSync|rmSync|rm_rf|File\.delete|rmdirSync|remove_tree)"
-    for match in re.finditer(rf"\b{deletes}\s*\(?\s*{_QUOTED}", program):
+    if language in ("perl", "ruby", "php"):
+        for match in re.finditer(r"`([^`]*)`|\bqx\s*[{(/]([^)}/]*)[)}/]|%x[{(]([^)}]*)[)}]", left):
+            scripts.append(re.sub(r"[$@#]\{?\w+\}?", UNKNOWN, match[1] or match[2] or match[3] or ""))
+            left = left.replace(match[0], "")
+    if _FOREVER.search(left) and not re.search(
+        r"\b(sleep|last|break|exit|return|die|usleep|setTimeout)\b", left
+    ):
+        effects.append(Effect("exhaust", "memory", "system", call.verb, detail="without end"))
+    for match in re.finditer(rf"\b{deletes}\s*\(?\s*(?:glob\s*\(?\s*)?(?:{_QUOTED}|<([^<>$]+)>)", program):
         effects += call.walk.paths(
-            "delete", match[1] or match[2] or match[3] or "", call.state, call.verb, recursive=True
+            "delete",
+            next((each for each in match.groups() if each), ""),
+            call.state,
+            call.verb,
+            recursive=True,
         )
         left = left.replace(match[0], "")
     if re.search(r"\bfork\b", left) and re.search(r"\bwhile\b|\bfor\b|\bloop\b|while\(1\)", left):
@@ -382,5 +458,6 @@ def read_other(language: str, program: str, call: Call) -> Read:
     left = re.sub(
         r"\b(?:require|use)\s*\(?['\"]?(?:fs|child_process|fileutils|File::Path)['\"]?\)?[.;]?", "", left
     )
+    left = re.sub(r"\brequire\s*\(\s*['\"][./\w-]+\.json['\"]\s*\)", "", left)
     unclear = [f"a {language} program"] if _ACTIVE.search(left) else []
     return effects, scripts, unclear

@@ -31,6 +31,10 @@ class Found:
     unresolved: list[str] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
     links: dict[str, str] = field(default_factory=dict)
+    texts: dict[str, str | None] = field(default_factory=dict)
+    """Files that the script writes, and substitutions it reads as files: their text, None where it cannot be told."""
+    held: bool = False
+    """Whether a lock is held on a descriptor."""
     steps: int = 0
 
     def step(self) -> None:
@@ -121,7 +125,7 @@ def place(path: str, cwd: str) -> str:
     """A path as the effects name it: normalised, absolute, below ``~``, or relative to where the script began."""
     if path.startswith(HOME):
         rest = path[1:]
-        return _clean(posixpath.normpath("~" + rest) if rest.startswith("/") or not rest else UNKNOWN)
+        return _clean(_below_home(rest)) if rest.startswith("/") or not rest else UNKNOWN
     if path.startswith("/"):
         path = posixpath.normpath(path)
         path = path[1:] if path.startswith("//") else path
@@ -134,8 +138,16 @@ def place(path: str, cwd: str) -> str:
         return _clean(posixpath.normpath(path))
     if cwd.startswith(UNKNOWN):
         return UNKNOWN
+    if cwd == "~" or cwd.startswith("~/"):
+        return _clean(_below_home(f"{cwd[1:]}/{path}"))
     joined = posixpath.normpath(posixpath.join(cwd, path))
     return _clean(joined[1:] if joined.startswith("//") else joined)
+
+
+def _below_home(rest: str) -> str:
+    """A path counted from the home; what leads out of it keeps its dots, for the home's own place is not known here."""
+    rest = posixpath.normpath(rest.lstrip("/")) if rest.strip("/") else "."
+    return "~" if rest == "." else "~/" + rest
 
 
 def _clean(path: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from safewright.guard.parsing.shell.model import UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options, value_of
+from safewright.guard.parsing.shell.pids import named
 from safewright.guard.parsing.shell.touching import on, paths
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def does_kill(call: Call) -> list[Effect]:
     pids = [each for each in pids if each not in (signal.lstrip("-"), "--")]
     if words[:1] == ["-1"] and len(words) == 1:
         pids = ["-1"]
-    return [on(call, "kill", each, "process", signal) for each in pids]
+    return [on(call, "kill", named(each), "process", signal) for each in pids]
 
 
 def does_pkill(call: Call) -> list[Effect]:
@@ -123,49 +124,13 @@ def does_renice(call: Call) -> list[Effect]:
     users = [value_of(words, "-u", "--user", "-g")] if value_of(words, "-u", "--user", "-g") else []
     targets = [each for each in rest if not each.startswith("-")]
     found = [f"user:{each}" for each in users if each] or targets
-    return [on(call, "priority", each, "process", level) for each in found]
+    return [on(call, "priority", named(each), "process", level) for each in found]
 
 
 def does_trace(call: Call) -> list[Effect]:
     words = call.fields[1:]
     targets = list(options(words, "o")[1]) or [value_of(words, "-p", "--pid") or UNKNOWN]
-    return [on(call, "trace", each, "process") for each in targets]
-
-
-def does_account(call: Call) -> list[Effect]:
-    words = call.fields[1:]
-    letters, operands = options(
-        words,
-        "cdegGkKpsuEWIMmLUR" if call.verb in ("useradd", "usermod", "chage") else "",
-        ("--groups", "--shell", "--home", "--password", "--gid", "--uid", "--comment"),
-    )
-    name = operands[-1] if operands else ""
-    if call.verb in ("gpasswd", "adduser", "deluser") and operands:
-        name = operands[0]
-        flagged = value_of(words, "-a", "-d") if call.verb == "gpasswd" else None
-        name = flagged or name
-    detail = call.verb + (":" + ",".join(sorted(letters)) if letters else "")
-    if call.verb in ("passwd", "chpasswd", "chgpasswd", "newusers"):
-        if call.verb == "passwd" and letters & {"S", "--status"}:
-            return []
-        if call.verb == "chpasswd":
-            name = (call.stdin or UNKNOWN).partition(":")[0].strip()
-        locks = letters & {"l", "u", "e", "d", "--lock", "--unlock", "--expire", "--delete"}
-        return [on(call, "account" if locks else "password", name, "account", detail)]
-    if call.verb == "chage" and letters <= {"l", "--list"} and letters:
-        return []
-    if call.verb == "visudo" and "c" in letters:
-        return []
-    groups = value_of(words, "-G", "--groups") or ""
-    if call.verb in ("gpasswd", "adduser") and len(operands) > 1:
-        groups = operands[-1]
-    if call.verb == "gpasswd" and operands:
-        groups = operands[-1]
-    if set(groups.split(",")) & {"sudo", "wheel", "root", "admin", "docker", "shadow", "disk"}:
-        detail += ";admin"
-    if value_of(words, "-u", "--uid") == "0":
-        detail += ";uid0"
-    return [on(call, "account", name, "account", detail)]
+    return [on(call, "trace", named(each), "process", "dump") for each in targets]
 
 
 def does_cron(call: Call) -> list[Effect]:
@@ -236,8 +201,14 @@ def does_service(call: Call) -> list[Effect]:
     return [on(call, "service", name.removesuffix(".service"), "service", verb) for name in names or ["*"]]
 
 
+def does_init_script(call: Call) -> list[Effect]:
+    """``/etc/init.d/NAME stop``."""
+    verb = call.fields[1] if len(call.fields) > 1 else ""
+    return [] if verb in ("status", "") else [on(call, "service", call.verb, "service", verb)]
+
+
 def does_power(call: Call) -> list[Effect]:
-    if "-c" in call.fields:
+    if "-c" in call.fields or (call.verb == "init" and not set("".join(call.fields[1:2])) & set("06sS")):
         return []
     return [on(call, "power", " ".join(call.fields[1:]), "system")]
 
@@ -344,13 +315,32 @@ def does_log(call: Call) -> list[Effect]:
         return [on(call, "log", "kernel ring", "system")] if set(words) & {"-C", "-c", "--clear"} else []
     if call.verb == "history":
         return [on(call, "log", "history", "system", "history")] if set(words) & {"-c", "-cw", "-wc"} else []
+    if call.verb == "logrotate" and any(re.match(r"-\w*d|--debug", each) for each in words):
+        return []
     if call.verb == "auditctl":
-        return [on(call, "log", "audit", "system")] if set(words) & {"-e", "-D", "-d"} else []
+        return [on(call, "log", "audit", "system", "off")] if set(words) & {"-e", "-D", "-d"} else []
     return [on(call, "log", " ".join(words), "system")]
 
 
 def does_stress(call: Call) -> list[Effect]:
     return [on(call, "exhaust", "cpu", "system", "without end")]
+
+
+def does_clock(call: Call) -> list[Effect]:
+    """date, timedatectl, hostnamectl, localectl: what they set."""
+    words = call.fields[1:]
+    if call.verb == "date":
+        sets = any(re.match(r"-\w*s(?!\w*[ud]$)|--set", each) for each in words)
+        sets = sets or any(re.fullmatch(r"\d{8,12}(\.\d\d)?", each) for each in words)
+        sets = sets and value_of(words, "-d", "--date", "-r") is None
+    else:
+        sets = any(each.startswith("set-") for each in words)
+    return [on(call, "kernel", " ".join(words), "system")] if sets else []
+
+
+def does_logger(call: Call) -> list[Effect]:
+    """What writes to the system's log, or to somebody's screen or mailbox; in an endless loop it fills them."""
+    return [on(call, "log", "", "system", "entry")]
 
 
 def does_hostname(call: Call) -> list[Effect]:

@@ -13,7 +13,7 @@ SILENT = _words(
     dc df dig dirname dirs disown dmesg dmidecode dpkg-query echo exec exit expr factor false fc fg
     findmnt free getconf getent getopt getopts groups hash help history host hostnamectl htop id info
     iostat jobs last lastlog ldd let locale localectl logger loginctl logname loop lsblk lscpu lshw
-    lsmod lsof lspci lsusb man mesg mpstat netstat nm nproc nslookup numfmt pgrep pidof ping popd
+    lsmod lsof lspci lsusb man mesg mpstat netstat nm nproc nslookup numfmt ssh-add blkid getcap pgrep pidof ping popd
     printenv printf ps pstree pwd read return sar seq shift shopt size sleep ss stty suspend test
     timedatectl times top tput tr tracepath traceroute true tsort tty type ulimit umask uname unset
     uptime users uuidgen vmstat w wait wall whereis which who whoami write yes

@@ -10,7 +10,10 @@ from typing import Any
 
 from safewright.errors import need_extra
 from safewright.guard.parsing.shell.calls import Call, carry_out
+from safewright.guard.parsing.shell.exhausting import MANY, count_of, of_pipeline
+from safewright.guard.parsing.shell.heredocs import plain_ends
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect, Script
+from safewright.guard.parsing.shell.scripts import text_of, wrote
 from safewright.guard.parsing.shell.state import (
     MARKERS,
     MOST_INNER,
@@ -21,12 +24,12 @@ from safewright.guard.parsing.shell.state import (
     place,
     settled,
 )
+from safewright.guard.parsing.shell.trees import common, depth, feeds_itself, leaves
 from safewright.guard.parsing.shell.words import Words
 
 MOST_BYTES = 16 * 1024
 MOST_DEPTH = 200
 MOST_READINGS = 16
-MANY = 1_000
 _DARK: tuple[str, ...] = (UNKNOWN,)
 ENDLESS = ("true", ":", "[ 1 ]", "[[ 1 ]]", "((1))", "test 1", "(( 1 ))", "[ true ]", "/bin/true")
 
@@ -83,12 +86,11 @@ class _Walk:
         if state.inner > MOST_INNER:
             raise TooMuch("scripts within scripts within scripts")
         state.inner += 1
-        if not text.endswith("\n"):
-            text += "\n"
+        text = plain_ends(text if text.endswith("\n") else text + "\n")
         root = tree_sitter.Parser(self.language).parse(text.encode("utf-8", "replace")).root_node
         if root.has_error:
             self.found.unparsed.append("no valid shell syntax")
-        if _depth(root) > MOST_DEPTH:
+        if depth(root) > MOST_DEPTH:
             raise TooMuch(f"nested deeper than {MOST_DEPTH}")
         printed = self._all(root, state, None)
         state.inner -= 1
@@ -299,12 +301,22 @@ class _Walk:
         text = node.text.decode("utf-8", "replace")
         bounded = re.search(r"\|\s*(?:head|dd\b[^|]*count=|grep\s+-m|sed\s+-n?\s*\S*\d+q)", text) is not None
         printed = stdin
-        for part in parts:
+        before = len(self.found.commands)
+        after = before
+        for index, part in enumerate(parts):
             inside = state.copy()
             inside.piped = True
             inside.paced = inside.paced or bounded
             printed = self._one(part, inside, printed)
+            after = len(self.found.commands) if index == 0 else after
+        self._flow(node, before, after, state) if not bounded else None
         return printed
+
+    def _flow(self, node: Any, before: int, after: int, state: State) -> None:
+        first = node.named_children[0].text.decode("utf-8", "replace")
+        made = self.found.commands
+        if effects := of_pipeline(first, made[before:after], made[after:]):
+            self.emit(Command("pipeline"), effects, state)
 
     def _on_redirected_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
         body = node.child_by_field_name("body")
@@ -314,6 +326,7 @@ class _Walk:
             for child in node.named_children:
                 if child.type == "file_redirect":
                     files.append(child)
+                    stdin = self._read_from(child, words, state, stdin)
                 elif child.type == "herestring_redirect":
                     stdin = "".join(words.text(each) for each in child.named_children) + "\n"
                 elif child.type == "heredoc_redirect":
@@ -322,9 +335,16 @@ class _Walk:
         files = list(dict.fromkeys(files))
         # The grammar hangs the redirection of `a && b > c` on the whole list; it is the last command's.
         late = body is not None and body.type == "list"
+        started = len(self.found.commands)
         taken = False if late else self._redirects(files, node, state)
+        redirected = self.found.commands[started:]
         printed = self._one(body, state, stdin) if body is not None else stdin
         taken = self._redirects(files, node, state) if late else taken
+        self._keep(files, printed, node, state)
+        if body is not None and body.type == "pipeline" and redirected:
+            made = self.found.commands[started + len(redirected) :]
+            if effects := of_pipeline("", made[:1], [*made[1:], *redirected]):
+                self.emit(Command("pipeline"), effects, state)
         if rest is not None:
             printed = self._one(rest, state.copy() if rest.type == "pipeline" else state, printed)
         return "" if taken else printed
@@ -348,6 +368,28 @@ class _Walk:
             for each in files:
                 taken = self._redirect(each, words, state) or taken
         return taken
+
+    def _read_from(self, node: Any, words: Words, state: State, stdin: str | None) -> str | None:
+        """The input by ``<``, where the script has written the file or it is a substitution."""
+        operator = next((child.type for child in node.children if not child.is_named), ">")
+        to = node.child_by_field_name("destination")
+        if operator != "<" or to is None:
+            return stdin
+        written, text = text_of(state, words.text(to))
+        return (UNKNOWN if text is None else text) if written else stdin
+
+    def _keep(self, files: list[Any], printed: str | None, node: Any, state: State) -> None:
+        """Remember what the files hold that the output goes to."""
+        for each in files:
+            operator = next((child.type for child in each.children if not child.is_named), ">")
+            descriptor = each.child_by_field_name("descriptor")
+            to = each.child_by_field_name("destination")
+            if to is None or operator not in (">", ">>", ">|", "&>", "&>>"):
+                continue
+            if descriptor is None or descriptor.text == b"1":
+                for chosen in self._readings(node, state):
+                    path = self._words(state, chosen).text(to)
+                    wrote(state, path, printed, more=">>" in operator)
 
     def _redirect(self, node: Any, words: Words, state: State) -> bool:
         """Note what a redirection does; whether it takes the output away."""
@@ -436,10 +478,10 @@ class _Walk:
             for child in node.named_children:
                 if child != name and child.type not in ("do_group", "comment"):
                     values += words.fields(child)
-        times = _count(text) or (10 if any(UNKNOWN in value for value in values) else len(values))
+        times = count_of(text) or (10 if any(UNKNOWN in value for value in values) else len(values))
         values = list(dict.fromkeys(values))
         if len(values) > 8:
-            values = values if len(values) <= MOST_READINGS else [_common(values)]
+            values = values if len(values) <= MOST_READINGS else [common(values)]
         if name is not None:
             state.values[name.text.decode("utf-8", "replace")] = tuple(values) or ("",)
         self._loop(node.child_by_field_name("body"), state, stdin, times)
@@ -470,12 +512,12 @@ class _Walk:
         for child in condition:
             if not child.text.strip().startswith(b"read"):
                 self._one(child, state, stdin)
-        leaves = body is not None and _leaves(body)
+        left = body is not None and leaves(body)
         times: int | None = 10
         limit = re.search(r"-(?:lt|le|ne)\s+(\d+)", said) or re.search(r"[<]=?\s*(\d+)", said)
         if limit:
             times = int(limit[1])
-        if (said == "false" if until else said in ENDLESS) and not leaves:
+        if (said == "false" if until else said in ENDLESS) and not left:
             times = None
         for name in re.findall(r"\bread\b((?:\s+-\w+)*)((?:\s+[A-Za-z_]\w*)+)", said):
             lines = stdin.split("\n") if stdin is not None else []
@@ -496,10 +538,12 @@ class _Walk:
         inside.paced = state.paced or paced
         before = len(self.found.commands)
         self._all(body, inside, stdin)
-        self._all(body, inside, stdin) if times != 1 and _feeds_itself(text) else None
+        self._all(body, inside, stdin) if times != 1 and feeds_itself(text) else None
         made = self.found.commands[before:]
         changing = any(
-            effect.kind in ("write", "append", "create", "mount") for each in made for effect in each.effects
+            effect.kind in ("write", "append", "create", "mount", "log")
+            for each in made
+            for effect in each.effects
         )
         spawning = (
             any(each.background for each in made) or re.search(r"&\s*(?:done|$|;|\n|})", text) is not None
@@ -526,46 +570,3 @@ class _Walk:
                 background=state.background,
             )
         )
-
-
-def _leaves(node: Any) -> bool:
-    """Whether a loop's body can end the loop: break, exit or return, not in another shell's text."""
-    if node.type == "command":
-        return node.text.split()[:1] in ([b"break"], [b"exit"], [b"return"])
-    inside = (child for child in node.named_children if child.type not in ("subshell", "function_definition"))
-    return any(_leaves(child) for child in inside)
-
-
-def _feeds_itself(text: str) -> bool:
-    """Whether a loop's body changes variables, so that its second round differs from its first."""
-    return re.search(r"(?m)(?:^|[;\s])\w+\+?=[^=]|\bcd\s", text) is not None
-
-
-def _common(values: list[str]) -> str:
-    """What many values have in common: their folder, and an unknown name in it."""
-    folders = {value.rpartition("/")[0] for value in values}
-    if any(".." in value or UNKNOWN in value for value in values) or len(folders) > 1:
-        return UNKNOWN
-    folder = folders.pop()
-    return f"{folder}/{SCALAR}" if folder else SCALAR
-
-
-def _count(text: str) -> int | None:
-    match = re.search(r"\{-?\d+\.\.(\d{1,12})", text) or re.search(
-        r"\bseq\s+(?:-\w+\s+)*(?:\d+\s+){0,2}(\d{1,12})", text
-    )
-    return int(match[1]) if match else None
-
-
-def _depth(root: Any) -> int:
-    """How deeply a tree is nested, found without recursion."""
-    deepest, level, cursor = 0, 0, root.walk()
-    while True:
-        if cursor.goto_first_child():
-            level += 1
-            deepest = max(deepest, level)
-            continue
-        while not cursor.goto_next_sibling():
-            if not cursor.goto_parent():
-                return deepest
-            level -= 1

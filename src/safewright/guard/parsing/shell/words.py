@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from safewright.guard.parsing.shell.computing import computed
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN
 from safewright.guard.parsing.shell.state import HOME, MOST_TEXT, State, TooMuch
 
@@ -72,11 +73,14 @@ class Words:
         if kind == "command_substitution":
             return self._substituted(node, quoted=False)
         if kind == "process_substitution":
-            self.substitute(node, self.state)
-            return "/dev/fd/63"
+            printed = self.substitute(node, self.state)
+            texts = self.state.found.texts
+            name = f"/dev/fd/{63 + len(texts)}"
+            texts[name] = printed if text.startswith("<") else None
+            return name
         if kind == "arithmetic_expansion":
             self._inner(node)
-            return _arithmetic(text)
+            return computed(text, self._number)
         if kind == "array":
             return _SPLIT.join(self._raw(child) for child in node.named_children)
         self._inner(node)
@@ -199,6 +203,10 @@ class Words:
             self.state.assign(name, changed)
         return UNKNOWN if changed is None else _value(changed, quoted)
 
+    def _number(self, name: str) -> str | None:
+        """A variable in an arithmetic expression; in a loop it may change from round to round."""
+        return self.known(name) if self.state.loops == 1 else None
+
     def _plain(self, text: str) -> str | None:
         """The text of a default value: plain, quoted, or one variable."""
         if match := re.fullmatch(r"\$\{?(\w+)\}?(/[\w./-]*)?", text):
@@ -219,8 +227,13 @@ def _changed(value: str | None, rest: str, plain: Callable[[str], str | None]) -
         return plain(rest[match.end() :]) if value is not None else None
     if rest.startswith((":?", "?")):
         return value
-    if value is None or UNKNOWN in value:
+    if value is None or UNKNOWN in value or len(value) > 4096:
         return None
+    if HOME in value:
+        # Where the home is, is not known here: only what is cut off behind it can be told.
+        match = re.fullmatch(r"(%%?)([^$`\\]+)", rest)
+        cut = _trimmed(value, match[1], match[2]) if match else ""
+        return cut if len(cut) > 1 and cut.startswith(HOME + "/") else None
     if match := re.fullmatch(r":\s*(-?\d+)(?::\s*(\d+))?", rest):
         start = int(match[1])
         return value[start:][: int(match[2])] if match[2] else value[start:]
@@ -245,11 +258,6 @@ def _trimmed(value: str, how: str, pattern: str) -> str:
         if fnmatch.fnmatchcase(part, pattern):
             return value[cut:] if how.startswith("#") else value[:cut]
     return value
-
-
-def _arithmetic(text: str) -> str:
-    inner = text.removeprefix("$((").removesuffix("))").removeprefix("$[").removesuffix("]").strip()
-    return inner if re.fullmatch(r"\d{1,9}", inner) else SCALAR
 
 
 def _value(value: str, quoted: bool) -> str:
