@@ -550,7 +550,9 @@ def test_a_guard_denies_on_a_tampered_memory(tmp_path: Path) -> None:
 
 def test_the_key_is_its_owners_and_must_be_there(tmp_path: Path) -> None:
     path = tmp_path / "m.db"
-    open_memory(path).close()
+    memory = open_memory(path)
+    memory.learn(lesson(key("mv|file"), check("llm.target")))
+    memory.close()
     for each in (path, tmp_path / "m.db.key"):
         assert stat.S_IMODE(each.stat().st_mode) == 0o600
     (tmp_path / "m.db.key").rename(tmp_path / "elsewhere")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from safewright.errors import BadInput
+from safewright.guard.forking import forkable
 from safewright.runs.atomic import checked_path, disk_errors
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Database:
         self._lock, self._writer = threading.Lock(), threading.Lock()
         self._process, self._closed, self._immutable = os.getpid(), False, False
         self._left_behind: list[sqlite3.Connection] = []
+        forkable(self)
         new = self._placed(must_exist or read_only)
         with self._opened_errors():
             if read_only:
@@ -207,12 +209,14 @@ class Database:
                     raise
             time.sleep(random.uniform(0.001, 0.01))
 
+    def forked(self) -> None:
+        """In a child process connections are the parent's; closing them here would drop its locks."""
+        self._left_behind += self._idle
+        self._idle, self._process = [], os.getpid()
+        self._lock, self._writer = threading.Lock(), threading.Lock()
+
     def _taken(self) -> sqlite3.Connection:
         with self._lock:
-            if self._process != os.getpid():
-                # After a fork, connections are the parent's; closing them here would drop its locks.
-                self._left_behind += self._idle
-                self._idle, self._process, self._writer = [], os.getpid(), threading.Lock()
             if self._closed:
                 raise Unavailable(f"The {self.what} {self.path} was closed.")
             if self._idle:

@@ -67,10 +67,13 @@ class _Chain:
     def take(self, record: Mapping[str, Any], hashed: str, where: str) -> None:
         seq, before = record.get("seq"), record.get("prev_hash")
         said = f"{where} (id {record.get('id')}, seq {seq})"
-        if chained(record) != hashed:
+        if _hashed(record) != hashed:
             self.wrong(f"{said}: its content is not what was written.")
         if self.records == 0 and not self.strict:
-            self.head, self.seq = str(before), int(seq or 1) - 1  # an export may begin anywhere
+            self.head, self.seq = (
+                str(before),
+                (seq if isinstance(seq, int) else 1) - 1,
+            )  # an export may begin anywhere
         if before != self.head:
             self.wrong(f"{said}: it does not follow the record before it.")
         elif seq != self.seq + 1:
@@ -88,6 +91,14 @@ class _Chain:
         return Checked(self.records, self.head, tuple(self.problems), torn)
 
 
+def _hashed(record: Mapping[str, Any]) -> str:
+    """The hash of a record; empty where it holds what no record was ever written with."""
+    try:
+        return chained(record)
+    except (ValueError, RecursionError):
+        return ""
+
+
 def _verify_database(place: Path, chain: _Chain) -> Checked:
     try:
         log = open_audit(place, read_only=True, sound=True)
@@ -103,7 +114,7 @@ def _verify_database(place: Path, chain: _Chain) -> Checked:
                     record = json.loads(body)
                     if not isinstance(record, dict):
                         raise ValueError("it is no object")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     chain.wrong(f"{where} (id {columns[0]}): its content is not what was written ({error}).")
                     chain.records, chain.seq, chain.head = chain.records + 1, seq, str(hashed)
                     continue
@@ -142,7 +153,7 @@ def _verify_lines(place: Path, chain: _Chain) -> Checked:
         try:
             json.loads(rest)
             _take_line(chain, rest, len(lines))
-        except ValueError:
+        except (ValueError, RecursionError):
             torn = f"the last line ({len(lines)}) was cut off after {len(rest)} bytes"
     if not chain.records and not chain.problems and not rest.startswith(b"{"):
         raise BadInput(
@@ -156,7 +167,7 @@ def _take_line(chain: _Chain, line: bytes, number: int) -> None:
         record = json.loads(line)
         if not isinstance(record, dict) or "hash" not in record:
             raise ValueError("it is no record")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         chain.wrong(f"line {number}: {error}")
         chain.seq += 1
         return

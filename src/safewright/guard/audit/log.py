@@ -17,6 +17,7 @@ from typing import Any
 
 from safewright.errors import BadInput
 from safewright.guard.audit.record import canonical, failing, plain
+from safewright.guard.forking import forkable
 from safewright.guard.sqlite import PATIENCE_SECONDS, Database, Unavailable
 
 APPLICATION = 0x53574131
@@ -70,6 +71,7 @@ class SqliteAudit:
         """Commits; records that waited together share one."""
         self._queue: list[_Waiting] = []
         self._queued, self._turn = threading.Lock(), threading.Lock()
+        forkable(self)
         try:
             self._database = Database(
                 path,
@@ -90,6 +92,11 @@ class SqliteAudit:
         except BaseException:
             self.close()
             raise
+
+    def forked(self) -> None:
+        """In a child process: what waits is the parent's to write."""
+        self._queue = []
+        self._queued, self._turn = threading.Lock(), threading.Lock()
 
     @property
     def database(self) -> Database:
@@ -347,7 +354,9 @@ def _insert(connection: sqlite3.Connection, record: dict[str, Any], seq: int, be
 def _record(body: str, hashed: str) -> dict[str, Any]:
     try:
         found = json.loads(body)
-    except ValueError as error:
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+    except (TypeError, ValueError, RecursionError) as error:
         raise Unavailable(
             f"A record of the audit log is damaged ({error}); see: safewright guard audit verify."
         ) from error

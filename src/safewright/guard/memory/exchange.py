@@ -18,7 +18,7 @@ from safewright.guard.memory.evidence import settled
 from safewright.guard.memory.learning import MOST_ITEMS, OPERATOR, Item, Name, Taught
 from safewright.guard.memory.rows import Row
 from safewright.guard.memory.statements import LONGEST_NAME, refused
-from safewright.guard.memory.store import SqliteMemory
+from safewright.guard.memory.store import SqliteMemory, fit
 from safewright.guard.nouns import Effect
 from safewright.guard.parts import Key, Privilege
 from safewright.guard.sqlite import Unavailable
@@ -99,7 +99,7 @@ def import_(
     body = _read(source)
     secret = memory.sealer.key if key is None else _key(Path(key))
     signature = str(body.pop("signature", ""))
-    trusted = hmac.compare_digest(signature, _signed(secret, body))
+    trusted = hmac.compare_digest(signature.encode("utf-8", "replace"), _signed(secret, body).encode())
     if not trusted and not unsigned:
         raise BadInput(
             f"{source} was not signed with {'this memory' if key is None else str(key)}'s key, or was changed since.",
@@ -134,7 +134,7 @@ def _read(source: Path | str) -> dict[str, Any]:
         body = json.loads(Path(source).read_text("utf-8"))
     except OSError as error:
         raise BadInput(f"{source} cannot be read: {error.strerror}.", fix="Check the path.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{source} is no export of a memory: {error}.") from error
     if (
         not isinstance(body, dict)
@@ -158,7 +158,7 @@ def _entry(values: Any, trusted: bool) -> tuple[Key, dict[Name, Item]]:
         items = [_item(each, trusted) for each in values["checks"]]
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"An entry of the export cannot be read: {error!r}.") from error
-    return key, {(item.category, item.name): item for item in items}
+    return fit(key), {(item.category, item.name): item for item in items}
 
 
 def _item(values: Mapping[str, Any], trusted: bool) -> Item:
@@ -253,7 +253,7 @@ def verify(memory: SqliteMemory) -> list[str]:
             for (entry,) in connection.execute("SELECT id FROM entry ORDER BY id").fetchall():
                 (row,) = rows.read_rows(connection, None, "id = ?", (entry,))
                 said = f"entry {row.id} ({row.key.text[:60]})"
-                if not hmac.compare_digest(bytes(row.mac), sealer.entry(row)):
+                if not rows.sealed(sealer, row):
                     problems.append(f"{said}: it is not as the guard wrote it.")
                 if row.key_hash != rows.key_hash(row.key):
                     problems.append(f"{said}: its key's digest is not its key's.")
@@ -262,7 +262,7 @@ def verify(memory: SqliteMemory) -> list[str]:
             for each in connection.execute(
                 "SELECT id, time, ns, entry_id, kind, detail, who, mac FROM event"
             ):
-                if not hmac.compare_digest(bytes(each[-1]), sealer.seal("event", *each[1:-1])):
+                if each[-1] != sealer.seal("event", *each[1:-1]):
                     problems.append(f"event {each[0]}: it is not as the guard wrote it.")
     except Unavailable as error:
         problems.append(str(error))

@@ -12,6 +12,8 @@ from safewright.guard.parts import Remembered, State
 
 MOST_ITEMS = 64
 """Checks that an entry holds besides its tombstones; more are not taken in."""
+MOST_HELD = 16
+"""Checks from tainted sessions, besides those: they take no place from others."""
 MOST_ROWS = 256
 WITNESS = 8
 """Bytes by which a session is told from others; its name is not kept."""
@@ -102,8 +104,10 @@ def merged(
         if why:
             turned_away.append(f"{check.id[:LONGEST_NAME]}: {why}")
         elif old is None:
-            live = sum(item.state != "tombstoned" for item in after.values())
-            if live >= MOST_ITEMS or len(after) >= MOST_ROWS:
+            held = sum(item.origin == TAINTED for item in after.values())
+            live = sum(item.state != "tombstoned" for item in after.values()) - held
+            rows = len(after) - held
+            if (held >= MOST_HELD) if tainted else (live >= MOST_ITEMS or rows >= MOST_ROWS):
                 turned_away.append(f"{check.id}: the entry is full")
                 continue
             after[name] = _new(check, who, tainted)

@@ -184,12 +184,20 @@ def read_rows(
     rows = []
     for found in connection.execute(f"SELECT {ENTRY} FROM entry WHERE {where}", values).fetchall():
         row = _row(connection, found)
-        if sealer is not None and not hmac.compare_digest(bytes(row.mac), sealer.entry(row)):
+        if sealer is not None and not sealed(sealer, row):
             raise Unavailable(
                 f"Entry {row.id} of the memory is not as the guard wrote it; see memory verify."
             )
         rows.append(row)
     return rows
+
+
+def sealed(sealer: Sealer, row: Row) -> bool:
+    """Whether an entry is as the guard wrote it. A row that others wrote may hold values of any type."""
+    try:
+        return isinstance(row.mac, bytes) and hmac.compare_digest(row.mac, sealer.entry(row))
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def _row(connection: sqlite3.Connection, found: tuple[Any, ...]) -> Row:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from safewright.errors import BadInput
+from safewright.guard.forking import forkable
 from safewright.guard.memory import rows
 from safewright.guard.memory.index import Index
 from safewright.guard.memory.learning import OPERATOR, Item, Taught, merged, overruled, overwritten
@@ -61,6 +62,7 @@ class SqliteMemory:
         """Checks that were not taken in, and why, with how often; the latest kinds only."""
         self._vectors: OrderedDict[str, Vectors] = OrderedDict()
         self._index, self._lock = Index(namespace), threading.Lock()
+        forkable(self)
         self.path = Path(path)
         self._database: Database | None = None
         try:
@@ -83,11 +85,23 @@ class SqliteMemory:
             patience=patience,
         )
         try:
+            new = new or self._unwritten()
             self.sealer = Sealer(rows.load_key(self.path, make=new and not self.freeze))
             self._embedding = self._agreed(embedding)
         except BaseException:
             self._database.close()
             raise
+
+    def _unwritten(self) -> bool:
+        """Whether nothing was sealed yet: whoever makes the file was ended, or is not done, before it made the key."""
+        with self.database.reading() as connection:
+            sealed = "SELECT EXISTS (SELECT 1 FROM entry) OR EXISTS (SELECT 1 FROM event)"
+            return not connection.execute(sealed).fetchone()[0]
+
+    def forked(self) -> None:
+        """In a child process: nobody here finishes what a thread of the parent's was doing."""
+        self._lock = threading.Lock()
+        self._index = Index(self.namespace)
 
     def _agreed(self, wanted: str | Embedding | None) -> Embedding:
         """The embedding of the file: the one it was begun with, or none.
@@ -194,7 +208,7 @@ class SqliteMemory:
         key, found = lesson.key, None
         if self.preset == "faithful" and lesson.found is not None:
             key, found = lesson.found.key, lesson.found.entry
-        key = _fit(key)
+        key = fit(key)
         who, values = self.sealer.session(lesson.session), concrete(lesson.arguments)
 
         def teach(row: Row) -> tuple[Row, Taught]:
@@ -430,7 +444,7 @@ def _order(item: Item) -> tuple[str, str]:
     return (item.category, item.name)
 
 
-def _fit(key: Key) -> Key:
+def fit(key: Key) -> Key:
     """A key that may be shown to a model again: its words, where they are not plain ones, are replaced.
 
     Raises:
