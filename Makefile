@@ -52,6 +52,11 @@ bench: $(VENV)/ok
 	$(BIN)/python benchmarks/training_splits.py
 	$(BIN)/python benchmarks/srg_synthesis.py
 	$(BIN)/python benchmarks/serving_filter.py
+	$(BIN)/python benchmarks/guard_retrieval.py
+	$(BIN)/python benchmarks/guard_llm_cost.py
+	$(BIN)/python benchmarks/guard_doors.py
+	$(BIN)/python benchmarks/guard_http.py --seconds 60
+	$(BIN)/python benchmarks/guard_peers.py
 
 quality: $(VENV)/ok
 	$(BIN)/python -m safewright.judges.quality
