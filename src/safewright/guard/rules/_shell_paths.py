@@ -153,6 +153,16 @@ def _secret(path: str, patterns: tuple[str, ...]) -> bool:
     return any(meets(path, each) for each in patterns)
 
 
+def holds_secrets(path: str, effect: Effect, patterns: tuple[str, ...]) -> bool:
+    """Whether what is read is a file that holds secrets, or the folder in a home that is there for them."""
+    if path.endswith(".pub"):
+        return False
+    folders = [posixpath.dirname(each) for each in patterns if each.startswith("*/.") and each.count("/") > 1]
+    return _secret(path, patterns) or (
+        effect.detail != "names" and any(fnmatch.fnmatchcase(path, each) for each in folders)
+    )
+
+
 def _read(path: str, said: str, effect: Effect, who: Place, settings: Any) -> Iterator[Finding]:
     if effect.detail == "names" and not under(path, ("/root",)):
         return
@@ -161,7 +171,7 @@ def _read(path: str, said: str, effect: Effect, who: Place, settings: Any) -> It
         return
     if path.endswith(".pub"):
         return
-    if _secret(path, settings.credentials) and not who.privileged:
+    if not who.privileged and holds_secrets(path, effect, settings.credentials):
         own = under(path, (who.home,)) and who.home != "/root"
         advice = "Do not read files that hold secrets."
         yield ("credentials", "unknown" if own else "fail", said, advice)

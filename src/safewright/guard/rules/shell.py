@@ -9,12 +9,13 @@ itself would. What cannot be told from the text is unknown, never safe.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from safewright.guard.nouns import Check, CheckStatus
 from safewright.guard.parsing.shell.model import Command, Effect, Script
-from safewright.guard.rules._shell_paths import BULK, Place, placed
+from safewright.guard.rules._shell_paths import BULK, Place, holds_secrets, matches, placed
 from safewright.guard.rules._shell_rules import RULES
 from safewright.guard.rules._shell_system import of_system
 from safewright.guard.rules.base import Family
@@ -33,6 +34,7 @@ class Settings:
         mounted: Of the system's folders, those in which a regular user may own things: unknown without an environment.
         shared: Below these everybody may work.
         credentials: Patterns of files that hold secrets.
+        private: Patterns of files that are read for work and sent nowhere.
         startup: Names of files in a home that run at every login, or let somebody in.
         services: Services that are not stopped.
         processes: Process names that are not ended.
@@ -74,6 +76,7 @@ class Settings:
         "*/.git-credentials", "*/.docker/config.json", "*/.kube/config", "*/.npmrc", "*/.pypirc", "/proc/*/environ",
         "/proc/*/mem", "/dev/mem", "/dev/kmem", "/proc/kcore", "/proc/kmem",
     )  # fmt: skip
+    private: tuple[str, ...] = ("*/.env", "*/.env.local", "*/.env.production", "*/.envrc")
     startup: tuple[str, ...] = (
         ".bashrc", ".bash_profile", ".profile", ".bash_login", ".bash_logout", ".zshrc", ".zprofile", ".zshenv",
         ".ssh/authorized_keys", ".ssh/config", ".ssh/rc", ".ssh", ".config/autostart", ".config/systemd", ".xinitrc",
@@ -166,6 +169,34 @@ def _findings(view: View, script: Script, settings: Settings) -> Iterator[Findin
             yield from findings
     if secrets and any(effect.kind == "send" for effect in script.effects):
         yield ("credentials", "fail", "secrets are read and something is sent", "Send no secrets.")
+    elif any(effect.kind == "send" and not _near(effect) for effect in script.effects):
+        yield from _leaving(script, who, settings)
+
+
+def _near(effect: Effect) -> bool:
+    """Whether what is sent stays on this machine, or is a change of history that goes where the repository does."""
+    host = re.sub(r"\A[a-z]+://", "", effect.target).partition("/")[0].rpartition("@")[2]
+    return (
+        effect.detail == "force"
+        or re.fullmatch(r"(localhost|127(\.\d+){3}|\[::1\])(:\d*)?", host) is not None
+    )
+
+
+def _leaving(script: Script, who: Place, settings: Settings) -> Iterator[Finding]:
+    """What is read beside a sending: secrets do not leave, whoever may read them."""
+    for effect in script.effects:
+        if effect.kind != "read" or effect.thing != "path" or not effect.resolved or effect.detail == "names":
+            continue
+        path = who.absolute(effect.target)
+        if holds_secrets(path, effect, settings.credentials):
+            yield ("credentials", "fail", f"read {path}, and something is sent", "Send no secrets.")
+        elif matches(path, settings.private):
+            advice = "Leave settings that may hold keys where they are, or ask the user."
+            yield ("credentials", "unknown", f"read {path}, and something is sent", advice)
+    for command in script.commands:
+        if command.verb in ("env", "printenv", "set") and not command.arguments:
+            advice = "The environment may hold keys. Send what is needed by name, or ask the user."
+            yield ("credentials", "unknown", f"{command.verb}, and something is sent", advice)
 
 
 def _of_effect(

@@ -280,7 +280,7 @@ def does_tar(call: Call) -> list[Effect]:
         joined = ""
     archive = value_of(words, "-f", "--file")
     if archive is None and "f" in joined:
-        archive = next((each for each in words[1:] if not each.startswith("-")), None)
+        archive = next((each for each in words[1:] if each == "-" or not each.startswith("-")), None)
     folder = value_of(words, "-C", "--directory")
     operands = [each for each in words[1:] if not each.startswith("-") and each not in (archive, folder)]
     if any(
@@ -357,5 +357,7 @@ def does_crypt(call: Call) -> list[Effect]:
             return paths(call, "encrypt", operands, recursive="r" in letters) + (
                 paths(call, "delete", operands) if call.verb.startswith("cc") else []
             )
+        if any(each.startswith("--export-secret") for each in words):
+            return paths(call, "read", ["~/.gnupg"])
         return paths(call, "read", operands)
     return paths(call, "write", options(words)[1][-1:], detail="format")
