@@ -5,13 +5,13 @@ Nothing is kept between calls: everything is recomputed from the history, which 
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from safewright.guard.keeping import kept
 from safewright.guard.nouns import Action, Turn
 from safewright.guard.parsing.values import ADDRESSES, Value, plain, values_in
 from safewright.guard.scanning import Span, scan
@@ -71,6 +71,15 @@ def requested(action: Action) -> tuple[str, ...]:
     """What the user said: the request, and the user's turns of the history."""
     said = [turn.text for turn in action.history if turn.kind == "user"]
     return tuple(dict.fromkeys([*([action.request] if action.request is not None else []), *said]))
+
+
+def call_of(action: Action, result: int) -> Turn | None:
+    """The call that a result of the history answers."""
+    answer = action.history[result]
+    for turn in reversed(action.history[:result]):
+        if turn.kind == "call" and (turn.id == answer.id if answer.id else turn.tool == answer.tool):
+            return turn
+    return None
 
 
 def source_of(
@@ -136,7 +145,7 @@ def mentions(text: str, value: Value) -> bool:
     return False
 
 
-@functools.lru_cache(maxsize=512)
+@kept
 def _indexed(text: str) -> tuple[frozenset[str], str]:
     """The addresses in a text, and its words as they are compared."""
     return frozenset(value.normal for value in values_in(text)), plain(text)
@@ -150,7 +159,7 @@ def stands_alone(text: str, value: Value) -> bool:
 _ENTRY = re.compile(r"\s{0,40}(?:-\s{1,4})?(?:[\w .-]{1,60}:\s)?")
 
 
-@functools.lru_cache(maxsize=512)
+@kept
 def _fields(text: str) -> frozenset[str]:
     """The scalar values of a structured result: JSON, or lines of the form ``key: value`` and ``- value``."""
     found: set[str] = set()

@@ -197,13 +197,20 @@ def replay(
             for each in hijack:
                 run.call(each)
     output = task.task.GROUND_TRUTH_OUTPUT
-    useful = task.task.utility_from_traces(output, before, now, run.made)
-    if useful is None:
-        useful = task.task.utility(output, before, now)
+    useful = _useful(task, output, before, now, run.made)
     hijacked = False
     if staged is not None and exposed:
         hijacked = staged.goal.done(staged.goal.output or output, before, now, run.made)
-    return Outcome(bool(useful), hijacked, exposed, run.asked, run.denied, run.escalated)
+    return Outcome(useful, hijacked, exposed, run.asked, run.denied, run.escalated)
+
+
+def _useful(task: Task, output: str, before: Any, after: Any, made: Sequence[Any]) -> bool:
+    """The package's own score; a world in which it no longer finds what it looks at is of no use to the user."""
+    try:
+        useful = task.task.utility_from_traces(output, before, after, made)
+        return bool(task.task.utility(output, before, after) if useful is None else useful)
+    except (KeyError, IndexError):
+        return False
 
 
 def replays(task: Task, staged: Staged | None, guards: Sequence[Callable[[Action], str]]) -> list[Outcome]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
 
 from safewright.guard.nouns import Check
+from safewright.guard.parsing.values import values_of
 from safewright.guard.rules.base import Family, Rule
-from safewright.guard.taint import requested
+from safewright.guard.taint import call_of, mentions, requested
 from safewright.guard.views import View
+
+if TYPE_CHECKING:
+    from safewright.guard.policy import ToolSpec
 
 WORDS: Mapping[str, tuple[str, ...]] = {
     "send": (
-        "send", "sent", "email", "e-mail", "mail", "message", "write", "reply", "respond", "answer", "tell", "notify",
+        "send", "email", "e-mail", "mail", "message", "write", "reply", "respond", "answer", "tell", "notify",
         "inform", "invite", "forward", "share", "post", "publish", "announce", "ask", "remind", "text", "ping",
         "contact", "let know", "dm", "report back",
     ),
@@ -80,18 +85,16 @@ def check(view: View, settings: Settings) -> Iterable[Check]:
     if view.spec is not None and view.spec.kind != "generic" and not tainted:
         # What a command or query does follows from its text, not from its tool.
         return
-    said = requested(view.action)
+    said = tuple(said_in(text) for text in requested(view.action))
     advice = f"The user did not ask for this. Go on without {view.action.tool}, or ask the user."
     if not said:
         yield IMPLIED.says("unknown", "no request is known", advice)
         return
-    words = (view.spec.intents if view.spec is not None else ()) or tuple(
-        settings.words.get(effect, ()) or WORDS.get(effect, ())
-    )
+    words = words_of(view.spec, settings.words)
     word = implied(said, words)
     if word:
         yield IMPLIED.says("pass", f"{word!r} implies {effect}")
-    elif not tainted and implied(said, settings.delegates):
+    elif not tainted and implied(said, settings.delegates) and implied(handed_over(view), words):
         yield IMPLIED.says("pass", "the user handed over what a document says")
     else:
         status: Literal["fail", "unknown"] = "fail" if tainted else "unknown"
@@ -104,6 +107,71 @@ def _always(view: View, settings: Settings) -> bool:
     return getattr(view.policy.settings.get("provenance"), "mode", "standard") == "strict"
 
 
+def words_of(
+    spec: ToolSpec | None, words: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> tuple[str, ...]:
+    """The words of a request that imply a call of a tool."""
+    effect = spec.effect if spec is not None else "execute"
+    return (spec.intents if spec is not None else ()) or tuple(words.get(effect, ()) or WORDS.get(effect, ()))
+
+
+def handed_over(view: View) -> tuple[str, ...]:
+    """What the documents say that the request names: results of reading calls whose places all stand in it."""
+    said = requested(view.action)
+    found = []
+    for index, turn in enumerate(view.action.history):
+        if turn.kind != "result" or index in view.taint.results:
+            continue
+        call = call_of(view.action, index)
+        spec = view.policy.spec(call.tool) if call is not None else None
+        if call is None or spec is None or spec.effect not in ("read", "fetch"):
+            continue
+        places = values_of(dict(call.arguments), spec)
+        if places and all(any(mentions(text, each) for text in said) for each in places):
+            found.append(turn.text)
+    return tuple(found)
+
+
+_QUOTED = re.compile(r"(?<!\w)(?:'[^'\n]{1,2000}'|\"[^\"\n]{1,2000}\"|“[^“”]{1,2000}”|‘[^‘’]{1,2000}’)(?!\w)")
+_LEAST_QUOTED = 4
+"""Words that make a quotation a text of its own, rather than a name."""
+
+
+def said_in(text: str) -> str:
+    """A request without the sentences it quotes: they are content, and ask for nothing."""
+    return _QUOTED.sub(
+        lambda found: " … " if len(_tokens(found.group())) >= _LEAST_QUOTED else found.group(), text
+    )
+
+
+_END = re.compile(r"[.!?](?:\s+|(?=[A-Z]))|\n+")
+
+
+def sentences(text: str) -> list[str]:
+    """A text cut at the ends of its sentences."""
+    return [each for each in _END.split(text) if each.strip()]
+
+
+def matched(tokens: Sequence[str], word: str) -> list[int]:
+    """Where a word or phrase (as in `implied`) begins in some tokens."""
+    parts = _tokens(word)
+    if not parts:
+        return []
+    places = []
+    for index, token in enumerate(tokens):
+        if "+" in word:
+            fits = _same(token, parts[0]) and any(
+                _same(each, parts[-1]) for each in tokens[index + 1 : index + NEAR]
+            )
+        elif len(parts) == 1:
+            fits = _same(token, parts[0])
+        else:
+            fits = list(tokens[index : index + len(parts)]) == parts
+        if fits:
+            places.append(index)
+    return places
+
+
 def implied(texts: Iterable[str], words: Iterable[str]) -> str:
     """The first of some words with which a text asks for something; empty where it has none.
 
@@ -112,23 +180,8 @@ def implied(texts: Iterable[str], words: Iterable[str]) -> str:
     """
     said = [_tokens(text) for text in texts]
     for word in words:
-        parts = _tokens(word)
-        if not parts:
-            continue
-        for tokens in said:
-            if "+" in word:
-                near = any(
-                    _same(token, parts[0])
-                    and any(_same(each, parts[-1]) for each in tokens[index + 1 : index + NEAR])
-                    for index, token in enumerate(tokens)
-                )
-                if near:
-                    return word
-            elif len(parts) == 1:
-                if any(_same(token, parts[0]) for token in tokens):
-                    return word
-            elif f" {' '.join(parts)} " in f" {' '.join(tokens)} ":
-                return word
+        if any(matched(tokens, word) for tokens in said):
+            return word
     return ""
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from safewright.guard.nouns import Check, CheckStatus
-from safewright.guard.parsing.values import ADDRESSES, Value
+from safewright.guard.parsing.values import ADDRESSES, Value, values_in, values_of
+from safewright.guard.rules._referents import left_out, pointed_to
 from safewright.guard.rules.base import Family, Rule
-from safewright.guard.taint import Source, requested, source_of, stands_alone
+from safewright.guard.taint import Source, call_of, mentions, requested, source_of, stands_alone
 from safewright.guard.views import View
 
 MODES = ("standard", "strict")
@@ -24,7 +26,8 @@ class Settings:
         enabled: Whether the family is asked.
         mode: `standard` refuses values that came with instruction-like text, and asks about those that came from
             nowhere. `strict` also asks about addresses, links and accounts that the user did not name, and about
-            names that no result lists as a field of its own.
+            names that no result lists as a field of its own, or that the request passes over where it names others
+            (`_referents.left_out`). An address may come from where the user said it is (`_referents.pointed_to`).
         allow: Patterns of values that may always be used: ``*@example.com``, ``docs.example.com/*``.
         follow: Words of a request that send the agent after links it finds. In strict mode, a link may then be read
             where an internal tool returned it for a place that the user named.
@@ -62,6 +65,12 @@ def check(view: View, settings: Settings) -> Iterable[Check]:
     if not values:
         return
     found = [_judged(view, value, settings, parsed=kind != "generic") for value in values]
+    if settings.mode == "strict" and kind == "generic":
+        beside = left_out(view, values)
+        found = [
+            ("unknown", beside[value]) if each[0] == "pass" and value in beside else each
+            for value, each in zip(values, found, strict=True)
+        ]
     status: CheckStatus = "pass"
     for worse in ("unknown", "fail"):
         if any(each[0] == worse for each in found):
@@ -80,7 +89,7 @@ def check(view: View, settings: Settings) -> Iterable[Check]:
 
 def _judged(view: View, value: Value, settings: Settings, *, parsed: bool) -> tuple[CheckStatus, str]:
     """What is to be said of one value, and why. Of parsed texts only what came with instructions is refused."""
-    if any(fnmatch.fnmatchcase(value.normal, pattern.lower()) for pattern in settings.allow):
+    if any(fnmatch.fnmatchcase(value.normal, _pattern(pattern)) for pattern in settings.allow):
         return "pass", "on the allow-list"
     action, taint = view.action, view.taint
     source = source_of(value, action, taint, lambda tool: _changes(view, tool))
@@ -101,6 +110,11 @@ def _judged(view: View, value: Value, settings: Settings, *, parsed: bool) -> tu
     return "pass", "from a clean result"
 
 
+def _pattern(written: str) -> str:
+    """A pattern as values are compared: without scheme and ``www.``, in small letters."""
+    return re.sub(r"\A[a-z]{2,6}://", "", written.strip().lower()).removeprefix("www.")
+
+
 def _changes(view: View, tool: str) -> bool:
     spec = view.policy.spec(tool)
     return spec is None or spec.effect not in ("read", "fetch")
@@ -115,6 +129,8 @@ def _trusted(view: View, value: Value, source: Source, settings: Settings) -> bo
             for index, each in enumerate(view.action.history)
             if each.kind == "result" and index not in view.taint.results
         )
+    if pointed_to(view, value, source.turn):
+        return True
     if value.kind not in ("url", "host") or view.spec is None or view.spec.effect != "fetch":
         return False
     if "?" in value.text or "#" in value.text:
@@ -126,25 +142,13 @@ def _trusted(view: View, value: Value, source: Source, settings: Settings) -> bo
     words = set(_words(said))
     if not words & set(settings.follow):
         return False
-    call = _call_of(view, source.turn)
+    call = call_of(view.action, source.turn)
     if call is None:
         return False
-    from safewright.guard.parsing.values import values_of
-    from safewright.guard.taint import mentions
-
-    places = values_of(call, spec)
+    places = values_of(dict(call.arguments), spec)
     return bool(places) and all(
         any(mentions(text, each) for text in requested(view.action)) for each in places
     )
-
-
-def _call_of(view: View, result: int) -> dict[str, object] | None:
-    """The arguments of the call that a result answers."""
-    answer = view.action.history[result]
-    for turn in reversed(view.action.history[:result]):
-        if turn.kind == "call" and (turn.id == answer.id if answer.id else turn.tool == answer.tool):
-            return dict(turn.arguments)
-    return None
 
 
 def _words(text: str) -> list[str]:
@@ -165,8 +169,6 @@ def _within(value: Value, texts: Iterable[str]) -> bool:
 
 
 def _addresses(text: str, kinds: tuple[str, ...]) -> list[str]:
-    from safewright.guard.parsing.values import values_in
-
     return [each.normal for each in values_in(text) if each.kind in kinds]
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from safewright.guard.bench.replay import Goal, world
+from safewright.guard.bench.replay import Goal, suite_of, world
 
 
 def _call(function: str, **arguments: Any) -> Any:
@@ -196,16 +196,19 @@ def anyone_goals(suite: str) -> tuple[Goal, ...]:
     """The goals of `named_goals` for each person and channel that the deployment lists, not for a few of them."""
     if suite != "slack":
         return ()
-    slack = world(suite, {}).slack
-    people = list(slack.users)
+    # Where an attack stands in a name, the name is another one while it does.
+    places = suite_of(suite).get_injection_vector_defaults()
+    slack, attacked = world(suite, {}).slack, world(suite, dict.fromkeys(places, "attacked")).slack
+    people = [user for user in slack.users if user in attacked.users]
+    channels = [channel for channel in slack.channels if channel in attacked.channels]
     return (
-        *(_post_to(channel) for channel in slack.channels),
+        *(_post_to(channel) for channel in channels),
         *(_tell(user) for user in people),
         *(_remove(user) for user in people),
         *(
             _add(user, channel)
             for user in people
-            for channel in slack.channels
+            for channel in channels
             if channel not in slack.user_channels.get(user, ())
         ),
     )
