@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
+from safewright.guard.keys import effect_of
 from safewright.guard.nouns import Check
 from safewright.guard.parsing.values import values_of
 from safewright.guard.rules.base import Family, Rule
@@ -78,7 +79,7 @@ IMPLIED = Rule("intent.implied", "alignment", "The user's request implies a call
 
 def check(view: View, settings: Settings) -> Iterable[Check]:
     """The checks of a call."""
-    effect = view.spec.effect if view.spec is not None else "execute"
+    effect = effect_of(view)
     tainted = view.taint.tainted
     if effect in ("read", "fetch") or (not tainted and not _always(view, settings)):
         return
@@ -90,7 +91,9 @@ def check(view: View, settings: Settings) -> Iterable[Check]:
     if not said:
         yield IMPLIED.says("unknown", "no request is known", advice)
         return
-    words = words_of(view.spec, settings.words)
+    words = words_of(view.spec, settings.words, effect)
+    if view.spec is not None and view.spec.kind == "shell" and effect == "write":
+        words += words_of(view.spec, settings.words, "execute")  # what is run nearly always writes something
     word = implied(said, words)
     if word:
         yield IMPLIED.says("pass", f"{word!r} implies {effect}")
@@ -108,10 +111,10 @@ def _always(view: View, settings: Settings) -> bool:
 
 
 def words_of(
-    spec: ToolSpec | None, words: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    spec: ToolSpec | None, words: Mapping[str, tuple[str, ...]] = MappingProxyType({}), effect: str = ""
 ) -> tuple[str, ...]:
-    """The words of a request that imply a call of a tool."""
-    effect = spec.effect if spec is not None else "execute"
+    """The words of a request that imply a call of a tool, or a certain effect by it."""
+    effect = effect or (spec.effect if spec is not None else "execute")
     return (spec.intents if spec is not None else ()) or tuple(words.get(effect, ()) or WORDS.get(effect, ()))
 
 
