@@ -266,3 +266,25 @@ def test_what_was_embedded_is_counted(tmp_path: Path) -> None:
         assert opened.check(READ).usage.embedded == 1
         assert opened.check(READ).usage.embedded == 0
         assert opened.check(Action("send", {"to": "bo"})).usage.embedded == 1
+
+
+def test_what_hangs_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safewright.guard.working.MOST_HANGING", 3)
+    release, begun = threading.Event(), []
+
+    def hung(view: View) -> Iterator[Check]:
+        begun.append(view)
+        release.wait(60)
+        yield check("pass")
+
+    audit = FakeAudit()
+    with only(monkeypatch, rule=hung):
+        opened = guard("rule", deadline_s=0.1, audit=audit)
+        verdicts = [opened.check(READ) for _ in range(8)]
+        assert {(each.decision, each.failure) for each in verdicts} == {("deny", "timeout")}
+        assert len(begun) == 3
+        assert len(audit.records) == 8, "what is not begun is denied, and recorded"
+        release.set()
+        opened.deadline_s = 30
+        while opened.check(READ).decision != "allow":
+            pass

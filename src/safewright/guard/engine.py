@@ -141,7 +141,7 @@ class Guard:
         self.on_unknown: OnUnknown = on_unknown or self.policy.on_unknown
         self.backend, self.preset, self.mode, self.fail_mode = backend, preset, mode, fail_mode
         self.deadline_s, self.approver = deadline_s, approver
-        self._workers = Workers()
+        self._workers, self._writers = Workers(), Workers()
         self.memory = _memory(memory, preset, freeze, namespace)
         self.audit = _audit(audit)
         self.analyst = _analyst(model, preset, self.policy)
@@ -200,6 +200,7 @@ class Guard:
             if part is not None:
                 part.close()
         self._workers.close()
+        self._writers.close()
 
     def __enter__(self) -> Guard:
         return self
@@ -236,7 +237,8 @@ class Guard:
             usage=verdict.usage + (case.usage if case is not None else NOTHING),
             latency_ms=1000 * (time.monotonic() - began),
         )
-        work.until = max(work.until, time.monotonic() + LEAST_AUDIT_SECONDS)
+        # Writing down has threads of its own, so that what hangs elsewhere costs no record.
+        work.workers, work.until = self._writers, max(work.until, time.monotonic() + LEAST_AUDIT_SECONDS)
         written = _Written()
         try:
             return await work.run(self._record, action, case, analysis, verdict, written)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import functools
 import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from safewright.guard.keeping import kept
 
 SpanKind = Literal["role", "override", "addressed", "hidden", "invisible", "lookalike", "encoded"]
 
@@ -126,7 +127,7 @@ _LOOKALIKES = str.maketrans(
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|U([0-9a-fA-F]{8}))")
 
 
-@functools.lru_cache(maxsize=256)
+@kept
 def scan(text: str, tool: str = "") -> Scan:
     """Look for instruction-like spans in what a tool returned. Takes time in proportion to the text.
 

@@ -11,12 +11,15 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+MOST_HANGING = 128
+"""Abandoned jobs that may still be running. With as many, nothing new is begun: they would only get in its way."""
+
 
 class Workers:
     """Daemon threads for synchronous work that may hang: a parser, a probe on a dead mount, a locked file.
 
     Python cannot end a thread. One whose job runs over its time is left alone and not waited for; the next job gets
-    another.
+    another, up to `MOST_HANGING` of them.
     """
 
     def __init__(self) -> None:
@@ -24,16 +27,24 @@ class Workers:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self.abandoned = 0
+        self._hanging: list[Future[Any]] = []
 
     def run(self, seconds: float, job: Callable[..., T], *arguments: Any) -> T:
         """The job's result, within some seconds.
 
         Raises:
-            TimeoutError: It took longer. It may still be running.
+            TimeoutError: It took longer, and may still be running; or too many that did still are.
         """
         if os.getpid() != self._process:  # threads do not come along into a fork
             self._idle, self._lock, self._process = [], threading.Lock(), os.getpid()
+            self._hanging = []
         with self._lock:
+            if len(self._hanging) >= MOST_HANGING:
+                self._hanging = [each for each in self._hanging if not each.done()]
+                if len(self._hanging) >= MOST_HANGING:
+                    raise TimeoutError(
+                        f"{len(self._hanging)} jobs that ran over their time are still running."
+                    )
             worker = self._idle.pop() if self._idle else _Worker()
         future: Future[T] = worker.submit(job, arguments)
         try:
@@ -42,6 +53,7 @@ class Workers:
             if not future.done():
                 with self._lock:
                     self.abandoned += 1
+                    self._hanging = [each for each in self._hanging if not each.done()] + [future]
                 worker.stop()
                 raise
             self._back(worker)
