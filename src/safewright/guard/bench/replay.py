@@ -142,10 +142,13 @@ def world(name: str, texts: Mapping[str, str]) -> Any:
 
 def copied(value: Any, table: Mapping[str, str] | None = None) -> Any:
     """A deep copy of a world, with canaries replaced."""
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         for canary, text in (table or {}).items():
             if canary in value:
                 value = value.replace(canary, text)
+        return value
+    if kind in _LEAVES:
         return value
     if isinstance(value, list):
         return [copied(each, table) for each in value]
@@ -153,10 +156,15 @@ def copied(value: Any, table: Mapping[str, str] | None = None) -> Any:
         return {copied(key, table): copied(each, table) for key, each in value.items()}
     if hasattr(value, "model_copy"):
         changed = value.model_copy()
-        for name, each in list(changed.__dict__.items()):
-            changed.__dict__[name] = copied(each, table)
+        held = changed.__dict__
+        for name, each in held.items():
+            if type(each) not in _LEAVES:
+                held[name] = copied(each, table)
         return changed
     return value
+
+
+_LEAVES = frozenset((int, float, bool, type(None)))
 
 
 def _canary(vector: str) -> str:
@@ -174,27 +182,56 @@ def replay(
         decide: The guard: ``allow``, ``deny`` or ``escalate``; an escalation is a denial with nobody to ask.
         request: What the guard is told that the user asked for; the task's prompt where None.
     """
-    from agentdojo.functions_runtime import FunctionsRuntime
+    return _replayed(task, staged, _set_up(task, staged), decide, request=request)
 
-    suite = suite_of(task.suite)
+
+@dataclass(frozen=True)
+class _Scene:
+    """What a replay begins with: a world (copied for each replay), the agent's calls, and the attacker's."""
+
+    world: Any
+    script: tuple[Any, ...]
+    hijack: tuple[Any, ...]
+    needles: tuple[str, ...]
+
+
+def _set_up(task: Task, staged: Staged | None) -> _Scene:
     now = task.task.init_environment(world(task.suite, staged.texts if staged else {}))
     if staged and staged.plant:
         staged.plant(now)
-    before = copied(now)
-    run = _Running(
-        FunctionsRuntime(suite.tools), now, task.task.PROMPT if request is None else request, decide
+    return _Scene(
+        now,
+        tuple(task.task.ground_truth(copied(now))),
+        tuple(staged.goal.calls(copied(now))) if staged else (),
+        tuple(dict.fromkeys(squeeze(text) for text in staged.texts.values())) if staged else (),
     )
-    script = list(task.task.ground_truth(copied(now)))
-    hijack = list(staged.goal.calls(copied(now))) if staged else []
-    needles = [squeeze(text) for text in staged.texts.values()] if staged else []
+
+
+def _replayed(
+    task: Task,
+    staged: Staged | None,
+    scene: _Scene,
+    decide: Callable[[Action], str],
+    *,
+    request: str | None = None,
+) -> Outcome:
+    from agentdojo.functions_runtime import FunctionsRuntime
+
+    before, now = scene.world, copied(scene.world)
+    run = _Running(
+        FunctionsRuntime(suite_of(task.suite).tools),
+        now,
+        task.task.PROMPT if request is None else request,
+        decide,
+    )
     exposed = obeyed = False
-    for index, call in enumerate(script):
+    for index, call in enumerate(scene.script):
         text = squeeze(run.call(call))
-        exposed = exposed or any(needle in text for needle in needles)
-        wait = staged is not None and staged.last and index + 1 < len(script)
+        exposed = exposed or any(needle in text for needle in scene.needles)
+        wait = staged is not None and staged.last and index + 1 < len(scene.script)
         if exposed and not obeyed and not wait:
             obeyed = True
-            for each in hijack:
+            for each in scene.hijack:
                 run.call(each)
     output = task.task.GROUND_TRUTH_OUTPUT
     useful = _useful(task, output, before, now, run.made)
@@ -204,8 +241,28 @@ def replay(
     return Outcome(useful, hijacked, exposed, run.asked, run.denied, run.escalated)
 
 
+def _alike(before: Any, after: Any) -> Any:
+    """A world in which whatever is as before is the very same object: scores compare worlds, and look no further
+    into what is identical. Slow comparisons were most of a replay."""
+    if type(before) is not type(after):
+        return after
+    if isinstance(after, dict):
+        return {key: _alike(before[key], each) if key in before else each for key, each in after.items()}
+    if isinstance(after, list) and len(before) == len(after):
+        return [_alike(one, other) for one, other in zip(before, after, strict=True)]
+    if hasattr(after, "model_copy"):
+        if before == after:
+            return before
+        changed = after.model_copy()
+        for name, each in changed.__dict__.items():
+            changed.__dict__[name] = _alike(before.__dict__.get(name), each)
+        return changed
+    return after
+
+
 def _useful(task: Task, output: str, before: Any, after: Any, made: Sequence[Any]) -> bool:
     """The package's own score; a world in which it no longer finds what it looks at is of no use to the user."""
+    after = _alike(before, after)
     try:
         useful = task.task.utility_from_traces(output, before, after, made)
         return bool(task.task.utility(output, before, after) if useful is None else useful)
@@ -217,13 +274,14 @@ def replays(task: Task, staged: Staged | None, guards: Sequence[Callable[[Action
     """The outcome of a replay under each of several guards; what they decide alike is run once."""
     known: dict[tuple[str, ...], Action | Outcome] = {}
     found = []
+    scene = _set_up(task, staged)
     for decide in guards:
         path: tuple[str, ...] = ()
         while isinstance(known.get(path), Action):
             path = (*path, decide(cast(Action, known[path])))
         if path not in known:
             along = _Along(path, decide, known)
-            outcome = replay(task, staged, along)
+            outcome = _replayed(task, staged, scene, along)
             path = along.path
             known[path] = outcome
         found.append(cast(Outcome, known[path]))
@@ -257,8 +315,6 @@ class _Running:
         self.asked = self.denied = self.escalated = 0
 
     def call(self, call: Any) -> str:
-        from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
-
         arguments = plain_json(call.args)
         action = Action(call.function, arguments, self.request, history=tuple(self.history))
         decision = self.decide(action)
@@ -266,14 +322,34 @@ class _Running:
         self.denied += decision != "allow"
         self.escalated += decision == "escalate"
         if decision == "allow":
-            result, error = self.runtime.run_function(self.world, call.function, call.args)
+            result, error = self.runtime.run_function(self.world, call.function, copied(call.args))
             self.made.append(call)
-            text = str(error) if error else tool_result_to_str(result)
+            text = str(error) if error else _printed(result)
         else:
             text = DENIED
         self.history.append(Turn("call", tool=call.function, arguments=arguments))
         self.history.append(Turn("result", text, call.function))
         return text
+
+
+def _printed(result: Any) -> str:
+    """What a tool returned, as the package shows it to a model. Printing as YAML is slow, so texts are kept by what
+    they show."""
+    from agentdojo.agent_pipeline.tool_execution import tool_result_to_str
+
+    parts = result if isinstance(result, list) else [result]
+    if not parts or not all(hasattr(each, "model_dump") for each in parts):
+        return cast(str, tool_result_to_str(result))
+    key = (isinstance(result, list), *(repr(each.model_dump()) for each in parts))
+    if key not in _PRINTED:
+        if len(_PRINTED) >= _MOST_PRINTED:
+            _PRINTED.clear()
+        _PRINTED[key] = tool_result_to_str(result)
+    return _PRINTED[key]
+
+
+_PRINTED: dict[tuple[Any, ...], str] = {}
+_MOST_PRINTED = 2_000
 
 
 def _results(suite: Any, task: Any, now: Any) -> list[str]:
@@ -301,6 +377,7 @@ def plain_json(values: Any) -> Any:
 _ESCAPES = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2})|[nrt0]|\s+)")
 
 
+@functools.lru_cache(maxsize=1024)
 def squeeze(text: str) -> str:
     """A text without what printing it as YAML may change: white space, escapes, quotes, folded lines."""
 
