@@ -50,7 +50,9 @@ def of_system(effect: Effect, command: Command, who: Place, settings: Any) -> It
     elif kind == "unknown":
         known = command.verb in settings.known_programs or settings.unknown_programs == "pass"
         if not known:
-            yield ("known", "unknown", effect.target, f"It is not known what {effect.target[:40]} does.")
+            name = effect.target[:40]
+            advice = f"It is not known what {name} does. The user can run it, or add it to known_programs."
+            yield ("known", "unknown", effect.target, advice)
     elif kind == "delete":
         yield ("system", "unknown", said, "Tables are not dropped by an agent; ask the user.")
     elif kind == "send":

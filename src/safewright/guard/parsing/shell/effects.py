@@ -103,6 +103,12 @@ def effects_of(call: Call) -> list[Effect]:
             [options(words, "tLbm")[1][-1]] if options(words, "tLbm")[1] else [UNKNOWN],
             detail="format",
         )
+    if verb in ("kubectl", "oc") and words[:1] and words[0] in _LOOKS:
+        return (
+            []
+            if not any(each.startswith("secret") for each in words)
+            else [on(call, "unknown", verb, "system")]
+        )
     name = call.fields[0]
     if name == "}":
         return []
@@ -110,6 +116,9 @@ def effects_of(call: Call) -> list[Effect]:
         return [*paths(call, "execute", [name], detail="itself")]
     return [on(call, "unknown", verb, "system")]
 
+
+_LOOKS = frozenset(("get", "describe", "logs", "top", "version", "explain", "api-resources", "cluster-info"))
+"""What shows a cluster and changes nothing."""
 
 _READERS: dict[str, Reader] = {
     "rm": does_rm, "unlink": does_rm, "rmdir": does_rm, "srm": does_rm, "shred": does_shred, "wipe": does_shred,
