@@ -324,6 +324,22 @@ def test_hardened_with_two_calls_keeps_settled_checks_that_the_analyzer_drops() 
     assert verdict.decision == "deny"
 
 
+def test_hardened_with_two_calls_judges_a_settled_check_as_it_settled_and_as_it_was_revised() -> None:
+    memory = Recall(known(statement="Only the own mailbox is read."))
+    script = by_kind(
+        analyzer=analyzed("llm.own-mailbox", move="revise_merge"),
+        executor=executed(judged("c1"), judged("c2", False)),
+    )
+    with serving(script) as server, guard(server.model, memory, calls="faithful") as opened:
+        verdict = opened.check(note())
+    assert [(c.id, c.status) for c in own(verdict)] == [
+        ("llm.own-mailbox", "pass"),
+        ("llm.own-mailbox", "fail"),
+    ]
+    assert len({c.statement for c in own(verdict)}) == 2
+    assert verdict.decision == "deny"
+
+
 def test_faithful_preset_refuses_what_is_not_the_papers() -> None:
     with pytest.raises(BadInput, match="three calls"):
         open_analyst("http://127.0.0.1:1/v1#m", preset="faithful", policy=POLICY_READ, calls="fused")

@@ -161,9 +161,14 @@ class LLMAnalyst:
                 # The paper's rule, before anything is judged: the flag, or the similarity of the descriptions.
                 belongs = best is not None and (flag or self._alike(action, best.key.natural, asked))
             else:
-                # The analyzer may revise a settled check, but not drop it: relaxing takes more than one answer.
-                named = {(item.category, item.id) for item in items}
-                kept = [item for item in known if item.settled and (item.category, item.id) not in named]
+                # The analyzer may drop no settled check, nor revise it away: relaxing takes more than one answer, so
+                # the wording that settled is judged besides a new one.
+                named = {(item.category, item.id, item.statement) for item in items}
+                kept = [
+                    item
+                    for item in known
+                    if item.settled and (item.category, item.id, item.statement) not in named
+                ]
                 items = [_renamed(item, n) for n, item in enumerate([*items, *kept], 1)]
             judged = await self._execute(about, items, asked)
         tools = [each.tool for _, each in judged if each.tool is not None]
