@@ -301,3 +301,25 @@ def test_links_into_the_system_stop_root_too(guard):
 def test_a_mode_that_was_just_given_counts(guard):
     tree = read_environment({**HOME, "/home/user/run.sh": entry(mode="0644")})
     assert decision(guard, "chmod +x run.sh && ./run.sh", USER, tree) == "allow"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 -c '"
+        + "\n".join(" " * depth + f"for a{depth} in [1,2,3,4,5,6,7,8]:" for depth in range(15))
+        + "\n"
+        + " " * 15
+        + "print(1)'",
+        'python3 -c \'a0="xxxxxxxx"\n' + "".join(f"a{i + 1}=a{i}+a{i}\n" for i in range(60)) + "'",
+        "awk '{print " + "a|" * 7000 + "}'",
+        "x=" + "a" * 4000 + ";" + "echo ${x%%*b};" * 500,
+        "cat " + "/**/*a*b*c " * 1400,
+    ],
+)
+def test_programs_that_unfold_end(guard, command):
+    folders = {f"/home/user/d{i}/f{j}": entry() for i in range(20) for j in range(20)}
+    found = guard.check(
+        Action("bash", {"cmd": command}, principal=USER, environment=read_environment({**HOME, **folders}))
+    )
+    assert found.failure is None

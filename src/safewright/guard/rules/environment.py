@@ -54,6 +54,7 @@ ANSWERED = Rule("environment.answered", "integrity", "The probes could be answer
 RULES = (PERMITTED, OVERWRITES, OWNED, ESCAPES, COUNTED, SPACE, ANSWERED)
 _NEEDS = {"read": 4, "append": 2, "write": 2, "encrypt": 4, "execute": 4}
 _HOPS = 20
+_FOLDERS = 1_000
 _CORE = ("/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/boot", "/var/lib", "/var/log")
 _ASKED = re.compile(r"\b(overwrit|replac|truncat)\w*", re.I)
 """Words of a request that mean an existing file may be replaced."""
@@ -95,6 +96,8 @@ class _Prober:
     def __init__(self, environment: Environment, who: Place, settings: Settings) -> None:
         self.environment, self.who, self.settings = environment, who, settings
         self._known: dict[str, Entry | None] = {}
+        self._listed: dict[str, tuple[str, ...]] = {}
+        self._expanded: dict[str, list[str]] = {}
         self._groups: frozenset[str] | None = None
         self.made: set[str] = set()
         self.gone: set[str] = set()
@@ -105,6 +108,18 @@ class _Prober:
         if path not in self._known:
             self._known[path] = self.environment.stat(path)
         return self._known[path]
+
+    def names(self, folder: str) -> tuple[str, ...]:
+        """The names in a folder, links not followed; none where it is none.
+
+        Raises:
+            OSError: Too many folders were to be listed.
+        """
+        if folder not in self._listed:
+            if len(self._listed) >= _FOLDERS:
+                raise OSError(f"more than {_FOLDERS} folders are to be listed")
+            self._listed[folder] = tuple(self.environment.listdir(folder) or ())
+        return self._listed[folder]
 
     def real(self, path: str) -> str:
         """Where a path leads, links followed."""
@@ -148,7 +163,12 @@ class _Prober:
 
     def expanded(self, path: str) -> list[str]:
         """The paths that a pattern means, links not followed; itself where it is none."""
-        if not any(mark in path for mark in "*?["):
+        if path not in self._expanded:
+            self._expanded[path] = self._expand(path)
+        return self._expanded[path]
+
+    def _expand(self, path: str) -> list[str]:
+        if not has_glob(path):
             return [path]
         found = ["/"]
         parts = [part for part in path.split("/") if part]
@@ -161,7 +181,7 @@ class _Prober:
             found = [
                 posixpath.join(each, name)
                 for each in found
-                for name in (self.environment.listdir(self.real(each)) or ())
+                for name in self.names(self.real(each))
                 if fnmatch.fnmatchcase(name, part) and (not name.startswith(".") or part.startswith("."))
             ]
         return found
@@ -171,7 +191,7 @@ class _Prober:
         todo = list(roots)
         while todo and len(found) <= 10 * self.settings.most_matches:
             folder = todo.pop()
-            for name in self.environment.listdir(folder) or ():
+            for name in self.names(folder):
                 path = posixpath.join(folder, name)
                 if fnmatch.fnmatchcase(name, pattern):
                     found.append(path)
@@ -202,9 +222,7 @@ class _Prober:
         contents = effect.source.endswith("/")
         found = self.expanded(source) if has_glob(source) else [source]
         for each in found or [source]:
-            names = (
-                self.environment.listdir(self.real(each)) or () if contents else (posixpath.basename(each),)
-            )
+            names = self.names(self.real(each)) if contents else (posixpath.basename(each),)
             for held in names:
                 yield replace(effect, detail=f"copy:{held}")
                 inside = posixpath.join(each, held) if contents else each

@@ -18,6 +18,7 @@ _TOKEN = re.compile(
     r'"((?:[^"\\]|\\.)*)"|(#[^\n]*)|([A-Za-z_]\w*)|(>>|\|&|\|\||[|>]|[;{}()\n,])|([^\s"#A-Za-z_|>;{}(),]+)',
     re.S,
 )
+_MOST = 1_000
 _ENDLESS = re.compile(r"\bwhile\s*\(\s*(?:1|\"x\"|1\s*==\s*1)\s*\)|\bfor\s*\(\s*;\s*;\s*\)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 Token = tuple[str, str]
@@ -41,6 +42,9 @@ def does_awk(call: Call) -> list[Effect]:
 
 def _program(call: Call, program: str, given: dict[str, str]) -> list[Effect]:
     tokens = list(_tokens(program))
+    if len(tokens) > _MOST:
+        call.walk.found.unclear("a long awk program")
+        return []
     texts: dict[str, str] = dict(given)
     for one, two, three in zip(tokens, tokens[1:], tokens[2:], strict=False):
         if one[0] == "name" and two == ("other", "=") and three[0] == "text":

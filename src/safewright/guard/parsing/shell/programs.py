@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safewright.guard.parsing.shell.computing import number_of
 from safewright.guard.parsing.shell.exhausting import is_long
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Effect
-from safewright.guard.parsing.shell.state import HOME
+from safewright.guard.parsing.shell.state import HOME, MOST_TEXT
 
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.calls import Call
@@ -26,6 +26,7 @@ _RUNS = (
     "os.execlp", "pty.spawn", "os.spawnlp",
 )  # fmt: skip
 _FETCHES = ("urllib.", "requests.", "socket.", "http.client", "httpx.")
+MOST_STEPS = 20_000
 MOST_MEMORY = 2**30
 _DARK = ("ctypes", "importlib", "cffi", "marshal", "pickle")
 
@@ -42,7 +43,7 @@ def read_python(program: str, arguments: tuple[str, ...], call: Call) -> Read:
     try:
         reader.visit(tree)
     except RecursionError:
-        reader.unclear.append("a Python program nested too deeply")
+        reader.unclear.append("a Python program that is too long, or nested too deeply")
     return reader.effects, reader.scripts, reader.unclear
 
 
@@ -56,6 +57,18 @@ class _Python(ast.NodeVisitor):
         self.values: dict[str, Any] = {}
         self.names_of: dict[str, list[str]] = {}
         self.locks = False
+        self.steps = 0
+
+    def visit(self, node: ast.AST) -> Any:
+        """Visit a node; loops are read several times, so nodes are counted.
+
+        Raises:
+            RecursionError: There were too many.
+        """
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise RecursionError("too long a program")
+        return super().visit(node)
 
     def visit_Import(self, node: ast.Import) -> None:
         for alias in node.names:
@@ -77,6 +90,7 @@ class _Python(ast.NodeVisitor):
             if isinstance(target, ast.Name):
                 known = self.values.get(target.id)
                 value = self.text(node.value)
+                value = value if len(value) <= MOST_TEXT else UNKNOWN
                 self.values[target.id] = value if known is None or known == value else UNKNOWN
                 if isinstance(node.value, ast.Attribute):
                     self.names[target.id] = self.name(node.value)

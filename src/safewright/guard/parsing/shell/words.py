@@ -20,6 +20,8 @@ _SPLIT = "\ue200"
 _EMPTY = "\ue201"
 MOST_FIELDS = 512
 MOST_RANGE = 64
+MOST_CHANGED = 512
+"""A longer value is not cut or replaced in: a pattern is tried at every place of it."""
 
 _SCALARS = "$ ? # ! RANDOM SECONDS UID EUID HOSTNAME LINENO BASHPID EPOCHSECONDS USER LOGNAME"
 SCALARS = frozenset(_SCALARS.split(" "))
@@ -227,7 +229,7 @@ def _changed(value: str | None, rest: str, plain: Callable[[str], str | None]) -
         return plain(rest[match.end() :]) if value is not None else None
     if rest.startswith((":?", "?")):
         return value
-    if value is None or UNKNOWN in value or len(value) > 4096:
+    if value is None or UNKNOWN in value or len(value) > MOST_CHANGED:
         return None
     if HOME in value:
         # Where the home is, is not known here: only what is cut off behind it can be told.
