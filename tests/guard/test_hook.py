@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +41,12 @@ UNKNOWN = {**LOOK, "tool_name": "Unheard"}
 def place(tmp_path: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
     """The environment and options of a hook whose state lies in a folder of its own; its daemons end with the test."""
     (tmp_path / "policy.toml").write_text(POLICY)
-    state = tmp_path / "run"
-    state.mkdir(mode=0o700)
+    state = Path(tempfile.mkdtemp(prefix="sw-"))  # short: the path of a socket has at most 107 bytes
     environ = {**os.environ, "SAFEWRIGHT_GUARD_STATE": str(state)}
     yield environ, ["--policy", str(tmp_path / "policy.toml"), "--user", "user:ann", "--idle", "20"]
     for pid in daemons(state):
         os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def daemons(state: Path) -> list[int]:

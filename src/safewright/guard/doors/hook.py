@@ -157,10 +157,16 @@ def _read(until: float) -> Any:
     return given
 
 
+MOST_PLACE = 80
+"""Bytes of the folder's path: a socket's own may have at most 107, and its name takes 22."""
+
+
 def state_folder() -> str | None:
     """The user's own folder for sockets and histories, made if need be; None where there is none that is safe."""
     base = os.environ.get("SAFEWRIGHT_GUARD_STATE") or os.environ.get("XDG_RUNTIME_DIR")
     place = os.path.join(base, "safewright-guard") if base else f"/tmp/safewright-guard-{os.getuid()}"
+    if len(os.fsencode(place)) > MOST_PLACE:
+        return None
     try:
         os.makedirs(place, mode=0o700, exist_ok=True)
         found = os.lstat(place)
