@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import pytest
@@ -225,3 +227,13 @@ def test_no_text_raises(text):
     assert len(script.commands) <= 5000
     for effect in script.effects:
         assert isinstance(effect.object_class, str)
+
+
+@pytest.mark.parametrize(
+    "text", ["\U0009b920\U000f23cc{\U0005dc5a1\u2184$", "echo \U0001f389", "rm -rf /etc \U0010ffff"]
+)
+def test_characters_beyond_the_basic_plane_do_not_crash_the_parser(text: str) -> None:
+    """In a process of its own: the grammar's C code reads beyond a table there."""
+    code = f"from safewright.guard.parsing.shell import parse_shell\nfor _ in range(5): parse_shell({text!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -73,6 +73,9 @@ def read(command: str | None) -> Script:
     )
 
 
+_BEYOND = re.compile("[\U00010000-\U0010ffff]")
+
+
 class _Walk:
     """One reading of a script and of the scripts in it."""
 
@@ -86,7 +89,8 @@ class _Walk:
         if state.inner > MOST_INNER:
             raise TooMuch("scripts within scripts within scripts")
         state.inner += 1
-        text = plain_ends(text if text.endswith("\n") else text + "\n")
+        # The grammar's C code looks characters up in a table that ends long before these: it would crash.
+        text = _BEYOND.sub("\ufffd", plain_ends(text if text.endswith("\n") else text + "\n"))
         root = tree_sitter.Parser(self.language).parse(text.encode("utf-8", "replace")).root_node
         if root.has_error:
             self.found.unparsed.append("no valid shell syntax")
