@@ -35,7 +35,12 @@ effect = "read"
 [roles.guest]
 denied_tools = ["look"]
 """
-ALLOWED: Mapping[str, Any] = {"tool": "look", "arguments": {"place": "hall"}, "request": "look at the hall"}
+ALLOWED: Mapping[str, Any] = {
+    "tool": "look",
+    "arguments": {"place": "hall"},
+    "request": "look at the hall",
+    "principal": {"id": "ann", "role": "user"},
+}
 DENIED: Mapping[str, Any] = {**ALLOWED, "principal": {"id": "g", "role": "guest"}}
 ESCALATED: Mapping[str, Any] = {"tool": "mystery", "arguments": {"what": "this"}, "session": "s1"}
 

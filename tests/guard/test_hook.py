@@ -256,7 +256,12 @@ def test_a_policy_is_a_file_or_one_that_comes_with_the_package(
     assert options_of(["--policy", "mine"])["policy"] == str(tmp_path / "mine")
 
 
-def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_others_can_write_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory(prefix="sw-") as short:
+        _used_only_if_private(Path(short), monkeypatch)
+
+
+def _used_only_if_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAFEWRIGHT_GUARD_STATE", str(tmp_path))
     assert state_folder() == str(tmp_path / "safewright-guard")
     (tmp_path / "safewright-guard").chmod(0o770)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import importlib.util
 import threading
 import time
@@ -17,7 +16,8 @@ from safewright.guard.lattice import OnUnknown, aggregate, tightest
 from safewright.guard.nouns import NOTHING, Action, Check, Decision, Failure, Usage, Verdict, validate
 from safewright.guard.parts import Analysis, Analyst, Audit, Found, Key, Lesson, Memory
 from safewright.guard.policy import Policy
-from safewright.guard.rules import Rule, families
+from safewright.guard.rules import families
+from safewright.guard.tooling import tool_checks
 from safewright.guard.views import View
 from safewright.guard.working import Workers
 from safewright.runs import run_sync
@@ -32,12 +32,6 @@ LEAST_AUDIT_SECONDS = 1.0
 """What writing the verdict down may take where the deadline is already used up."""
 MOST_NARROWINGS = 4
 """How often a call is examined again because rules narrow what other rules narrowed."""
-
-KNOWN = Rule("tool.known", "integrity", "The policy says what this tool does.")
-PERMITTED = Rule("tool.permitted", "role", "The principal's role may call this tool.")
-SHAPED = Rule("tool.shaped", "integrity", "The arguments fit the tool's schema.")
-UNCHANGED = Rule("tool.unchanged", "integrity", "The tool describes itself as when it was first seen.")
-HINTED = Rule("tool.hinted", "integrity", "The tool does not claim to do more than the policy says it does.")
 
 ADVICE: Mapping[str, str] = {
     "invalid_action": "The call could not be read. Send its arguments as plain JSON values of reasonable size.",
@@ -258,7 +252,7 @@ class Guard:
         except BadInput as error:
             raise Failed("invalid_action", str(error)) from error
         view = View(action, self.policy)
-        checks, errors = self._rules(view) if self.preset == "hardened" else (_tool(view), [])
+        checks, errors = self._rules(view) if self.preset == "hardened" else (tool_checks(view), [])
         case = Case(view, tuple(checks), key_of(view))
         if errors:
             return replace(case, failure="rule_error", detail="; ".join(errors))
@@ -270,7 +264,7 @@ class Guard:
 
     def _rules(self, view: View) -> tuple[list[Check], list[str]]:
         """What every family finds; one that breaks does not silence the others."""
-        checks, errors = _tool(view), []
+        checks, errors = tool_checks(view), []
         for name, family in families().items():
             settings = self.policy.settings[name]
             if not getattr(settings, "enabled", True):
@@ -468,69 +462,6 @@ class _Clock:
 
         with anyio.fail_after(self.left()):
             return await waiting
-
-
-def _tool(view: View) -> list[Check]:
-    """What the policy says of the tool itself, and whether the arguments are its own."""
-    name = view.action.tool
-    checks = []
-    if view.spec is None:
-        checks.append(
-            KNOWN.says("unknown", name, "This tool is not known to the policy; ask for it to be added.")
-        )
-    else:
-        checks.append(KNOWN.says("pass", view.spec.pattern))
-    role = view.policy.roles.get(view.action.principal.role) if view.action.principal else None
-    if role is not None and role.denied_tools:
-        denied = [pattern for pattern in role.denied_tools if fnmatch.fnmatchcase(name, pattern)]
-        advice = "This user may not use this tool." if denied else ""
-        checks.append(PERMITTED.says("fail" if denied else "pass", ", ".join(denied), advice))
-    elif role is None:
-        # Least privilege: what is denied to some role is not let through to who has none.
-        roles = [
-            each.name
-            for each in view.policy.roles.values()
-            if any(fnmatch.fnmatchcase(name, pattern) for pattern in each.denied_tools)
-        ]
-        if roles:
-            said = "It is not known that this user may use this tool."
-            checks.append(PERMITTED.says("unknown", f"denied to {', '.join(roles)}", said))
-    if view.action.schema is not None:
-        wrong = _misfits(view.action.arguments, view.action.schema)
-        advice = "Call the tool with the arguments its schema names." if wrong else ""
-        checks.append(SHAPED.says("fail" if wrong else "pass", wrong, advice))
-    return checks + _hinted(view)
-
-
-def _hinted(view: View) -> list[Check]:
-    """What the tool says of itself, where that tightens: hints never loosen."""
-    hints, spec = view.action.hints, view.spec
-    checks = []
-    if hints.get("changed"):
-        said = "This tool's description changed since it was first seen; a person must accept it."
-        checks.append(UNCHANGED.says("unknown", view.action.tool, said))
-    tame = spec is not None and spec.kind not in ("shell", "sql") and spec.effect in ("read", "fetch")
-    if tame and hints.get("destructiveHint") is True and hints.get("readOnlyHint") is not True:
-        said = "This tool says of itself that it may destroy data; a person must approve the call."
-        checks.append(HINTED.says("unknown", view.action.tool, said))
-    return checks
-
-
-def _misfits(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """How arguments differ from an object schema at its top level: names that are missing, or not allowed."""
-    properties = schema.get("properties")
-    named = set(properties) if isinstance(properties, Mapping) else set()
-    required = schema.get("required")
-    missing = (
-        [name for name in required if name not in arguments] if isinstance(required, (list, tuple)) else []
-    )
-    extra = (
-        [name for name in arguments if name not in named]
-        if schema.get("additionalProperties") is False
-        else []
-    )
-    said = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in extra]
-    return "; ".join(said)
 
 
 def _failed(checks: Sequence[Check]) -> bool:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from safewright.guard.engine import KNOWN
 from safewright.guard.lattice import aggregate
 from safewright.guard.nouns import Action
 from safewright.guard.policy import Policy
 from safewright.guard.rules import families
 from safewright.guard.taint import mentions, requested
+from safewright.guard.tooling import KNOWN
 from safewright.guard.views import View
 
 Decide = Callable[[Action], str]
