@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -38,15 +37,20 @@ UNKNOWN = {**LOOK, "tool_name": "Unheard"}
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
+def short() -> Iterator[Path]:
+    """A folder with a short path: a socket's own has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="sw-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def place(tmp_path: Path, short: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
     """The environment and options of a hook whose state lies in a folder of its own; its daemons end with the test."""
     (tmp_path / "policy.toml").write_text(POLICY)
-    state = Path(tempfile.mkdtemp(prefix="sw-"))  # short: the path of a socket has at most 107 bytes
-    environ = {**os.environ, "SAFEWRIGHT_GUARD_STATE": str(state)}
+    environ = {**os.environ, "SAFEWRIGHT_GUARD_STATE": str(short)}
     yield environ, ["--policy", str(tmp_path / "policy.toml"), "--user", "user:ann", "--idle", "20"]
-    for pid in daemons(state):
+    for pid in daemons(short):
         os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(state, ignore_errors=True)
 
 
 def daemons(state: Path) -> list[int]:
@@ -256,19 +260,14 @@ def test_a_policy_is_a_file_or_one_that_comes_with_the_package(
     assert options_of(["--policy", "mine"])["policy"] == str(tmp_path / "mine")
 
 
-def test_a_folder_that_others_can_write_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    with tempfile.TemporaryDirectory(prefix="sw-") as short:
-        _used_only_if_private(Path(short), monkeypatch)
-
-
-def _used_only_if_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAFEWRIGHT_GUARD_STATE", str(tmp_path))
-    assert state_folder() == str(tmp_path / "safewright-guard")
-    (tmp_path / "safewright-guard").chmod(0o770)
+def test_a_folder_that_others_can_write_is_not_used(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAFEWRIGHT_GUARD_STATE", str(short))
+    assert state_folder() == str(short / "safewright-guard")
+    (short / "safewright-guard").chmod(0o770)
     assert state_folder() is None
-    (tmp_path / "safewright-guard").rmdir()
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "safewright-guard").symlink_to(tmp_path / "elsewhere")
+    (short / "safewright-guard").rmdir()
+    (short / "elsewhere").mkdir(mode=0o700)
+    (short / "safewright-guard").symlink_to(short / "elsewhere")
     assert state_folder() is None
 
 

@@ -257,6 +257,12 @@ def read_principal(values: Any) -> Principal:
     return found
 
 
+def named_principal(text: str) -> Principal:
+    """The principal in ``[ROLE:]ID``, as command lines and configurations write it; without a role, a regular user."""
+    role, colon, name = text.partition(":")
+    return Principal(name, role) if colon else Principal(text, "user")
+
+
 def read_turn(values: Any) -> Turn:
     """The turn in a JSON object.
 

@@ -12,7 +12,7 @@ from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageTool,
 from inspect_ai.tool import Tool, ToolCall, ToolCallView, ToolDef
 
 from safewright.guard.engine import DEADLINE_SECONDS, Guard
-from safewright.guard.nouns import Action, Principal, Turn, Verdict, read_principal
+from safewright.guard.nouns import Action, Principal, Turn, Verdict, named_principal, read_principal
 from safewright.guard.scanning import scan
 from safewright.inspect_plugin.provider import told
 
@@ -89,8 +89,7 @@ def _principal(given: str | dict[str, Any] | None) -> Principal | None:
     if given is None:
         return None
     if isinstance(given, str):
-        role, colon, name = given.partition(":")
-        return Principal(name, role) if colon else Principal(given, "user")
+        return named_principal(given)
     return read_principal(given)
 
 

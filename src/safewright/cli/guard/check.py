@@ -126,12 +126,9 @@ def _named(arguments: list[str]) -> dict[str, Any]:
 
 
 def _principal(user: str | None) -> Any:
-    from safewright.guard.nouns import Principal
+    from safewright.guard.nouns import named_principal
 
-    if user is None:
-        return None
-    role, colon, name = user.partition(":")
-    return Principal(name, role) if colon else Principal(user, "user")
+    return None if user is None else named_principal(user)
 
 
 def _told(action: Action, verdict: Verdict) -> str:

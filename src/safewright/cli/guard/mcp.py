@@ -57,7 +57,7 @@ def mcp(
     """
     from safewright.errors import BadInput, need_extra
     from safewright.guard.doors.mcp.proxy import Options
-    from safewright.guard.nouns import Principal
+    from safewright.guard.nouns import named_principal
 
     try:
         import anyio
@@ -77,8 +77,7 @@ def mcp(
         if not colon:
             raise BadInput(f"--header {line!r} has no colon.", fix="--header 'Authorization: Bearer …'")
         headers[name.strip()] = value.strip()
-    role, colon, name = (user or "").partition(":")
-    principal = None if user is None else Principal(name, role) if colon else Principal(user, "user")
+    principal = None if user is None else named_principal(user)
     options = Options(
         request=request,
         principal=principal,

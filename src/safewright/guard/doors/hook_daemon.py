@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safewright.errors import BadInput, SafewrightError
 from safewright.guard.doors.hook import ALLOWED, MOST_BYTES, STOPPED, policy_digest, socket_of, state_folder
 from safewright.guard.doors.sessions import Sessions
 from safewright.guard.engine import Guard
-from safewright.guard.nouns import Action, Environment, Principal, Verdict, read_action
+from safewright.guard.nouns import Action, Environment, Principal, Verdict, named_principal, read_action
 
 MOST_AT_ONCE = 16
 BEFORE = frozenset(
@@ -173,8 +173,7 @@ def principal_of(user: str | None, cwd: str = "") -> Principal:
     """On whose behalf: what the command line says, else the user who runs the agent; and in which folder."""
     where = {"cwd": cwd} if cwd.startswith("/") else {}
     if user is not None:
-        role, colon, name = user.partition(":")
-        return Principal(name, role, where) if colon else Principal(user, "user", where)
+        return replace(named_principal(user), attributes=where)
     import pwd
 
     number = os.getuid()
