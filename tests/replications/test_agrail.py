@@ -126,6 +126,8 @@ def test_scores_and_cosines_by_hand() -> None:
     assert found.lpa == pytest.approx(6 / 8, abs=1e-12)
     assert found.f1 == pytest.approx(2 / 3, abs=1e-12)
     assert score(items, [allowed] * 8).f1 == 0.0
+    assert score(items, [allowed] * 8).lpa == 5 / 8
+    assert score(items, [allowed] * 8, closed=True).lpa == 3 / 8  # no check stood for any
     assert cosine((1, 2), (2, 3)) == pytest.approx(0.5)
     assert cosine((1,), (1, 2)) == pytest.approx(1 / math.sqrt(2))
     assert cosine((), (1,)) == 0.0
@@ -149,6 +151,9 @@ def test_a_check_that_fails_blocks_only_where_it_stands(world: GuardingWorld) ->
     assert judge(Says(passes, fails), item, [()])[0].blocked
     assert judge(Says(Judged()), item, [()])[0].blocked
     assert judge(Says(passes, struck), item, [()])[0] == Ruling((0,), (1,), False)
+    assert judge(Says(struck), item, [()])[0] == Ruling((), (0,), False)
+    assert judge(Says(), item, [()])[0].blocked_closed
+    assert not judge(Says(passes), item, [()])[0].blocked_closed
 
 
 def test_the_real_engine_decides_the_same(world: GuardingWorld, tmp_path: Path) -> None:
@@ -156,10 +161,15 @@ def test_the_real_engine_decides_the_same(world: GuardingWorld, tmp_path: Path) 
     items = [*world.stream("engine", world.of("ood"), 60), *world.stream("engine", world.of("id"), 40)]
     players = Erring(world)
     verdicts = engine.run_engine(world, items, players, tmp_path / "memory.db")
-    assert {verdict.failure for verdict in verdicts} == {None}
+    assert {verdict.failure for verdict in verdicts} == {None, "no_checks"}
     assert {verdict.decision for verdict in verdicts} == {"allow", "deny"}
     fast = run(players, items, Memory("overwrite"))
-    assert [engine.ruling_of(world, verdict) for verdict in verdicts] == fast
+    for verdict, ruling in zip(verdicts, fast, strict=True):
+        if verdict.failure is None:
+            assert engine.ruling_of(world, verdict) == ruling
+        else:  # nothing stood: no valid verdict, whose struck checks are not told
+            assert (ruling.kept, ruling.blocked, ruling.blocked_closed) == ((), False, True)
+            assert verdict.decision == "deny"
     assert any(item.key != item.kind for item in items)
     assert any(ruling.deleted for ruling in fast)
     # Memory matters on this stream: without it, decisions are others.
@@ -202,10 +212,13 @@ def figures(**changed: float) -> dict[str, float]:
     """A seed's quantities under which every claim holds."""
     found = {f"skill.{name}": 1.0 for name in ("easy", "hard_empty", "hard_true", "hard_wrong")}
     for side in ("id", "ood"):
-        found |= {f"floor.{side}": 0.75, f"nm.{side}": 0.8, f"nm.f1.{side}": 0.6}
-        for mode in ("fm", "tta"):
-            for update in ("", ".evidence", ".evidence_kept"):
-                found |= {f"{mode}{update}.{side}": 0.9, f"{mode}{update}.f1.{side}": 0.7}
+        found[f"floor.{side}"] = 0.75
+        for mode in (
+            "nm",
+            *(f"{mode}{name}" for mode in ("fm", "tta") for name in ("", ".evidence", ".evidence_kept")),
+        ):
+            found |= {f"{mode}.{side}": 0.8 if mode == "nm" else 0.9, f"{mode}.f1.{side}": 0.6}
+            found |= {f"{mode}.closed.{side}": 0.7, f"{mode}.unruled.{side}": 0.1}
     for update in UPDATES:
         for turn in world_.VISITS:
             found |= {f"{update}.one.{turn}": 0.9, f"{update}.two.{turn}": 0.8}

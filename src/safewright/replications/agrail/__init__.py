@@ -19,9 +19,22 @@ from safewright.stats import Verdict
 
 __all__ = ["CLAIMS", "PAPER", "SEEDS", "VERSION", "judged", "outcome", "seed_table", "study"]
 
-VERSION = "1"
+VERSION = "2"
 PAPER = "2502.11448"
-COLUMNS = ("memory", "update", "id", "ood", "f1 id", "f1 ood")
+COLUMNS = (
+    "memory",
+    "update",
+    "id",
+    "ood",
+    "f1 id",
+    "f1 ood",
+    "none id",
+    "none ood",
+    "closed id",
+    "closed ood",
+)
+SCORES = {"": "", "f1": "f1 ", "unruled": "none ", "closed": "closed "}
+"""What a mode's quantities are called, and the columns that show them."""
 MODES = {"nm": "none", "fm": "frozen", "tta": "online"}
 
 
@@ -45,7 +58,8 @@ def outcome(table: Mapping[int, Mapping[str, float]]) -> Outcome:
 
 NOTE = (
     "id, ood: share of right decisions (LPA) on actions of three known domains and of a fourth; always allowing is "
-    "the floor of no model. FM learned from the known domains only"
+    "the floor of no model. FM learned from the known domains only. none: share of actions that no check stood for; "
+    "the release allows those (id, ood, f1), the engine has no valid verdict there and denies (closed)"
 )
 
 
@@ -57,7 +71,14 @@ def judged(found: Sequence[Mapping[str, float]]) -> tuple[Verdict, ...]:
 def _rows(table: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
     always: dict[str, float] = {side: mean(table, f"floor.{side}") for side in SIDES}
     rows: list[dict[str, Any]] = [
-        {"memory": "always allow", "update": "–", **always, **{f"f1 {side}": 0.0 for side in SIDES}}
+        {
+            "memory": "always allow",
+            "update": "–",
+            **always,
+            **{f"f1 {side}": 0.0 for side in SIDES},
+            **{f"none {side}": 0.0 for side in SIDES},
+            **{f"closed {side}": always[side] for side in SIDES},
+        }
     ]
     for mode, said in MODES.items():
         for update, words in UPDATES.items():
@@ -68,8 +89,11 @@ def _rows(table: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
                 {
                     "memory": f"{mode.upper()}, {said}",
                     "update": "–" if mode == "nm" else words,
-                    **{side: mean(table, f"{name}.{side}") for side in SIDES},
-                    **{f"f1 {side}": mean(table, f"{name}.f1.{side}") for side in SIDES},
+                    **{
+                        f"{words}{side}": mean(table, ".".join(filter(None, (name, score, side))))
+                        for score, words in SCORES.items()
+                        for side in SIDES
+                    },
                 }
             )
     return rows
@@ -93,6 +117,8 @@ def _seen(table: Mapping[int, Mapping[str, float]]) -> list[str]:
         "FM - NM on ood (the paper: +.04; not expected here)": ("fm.ood", "nm.ood"),
         "TTA - FM on id (the paper: above 0; seen below)": ("tta.id", "fm.id"),
         "FM - NM on id": ("fm.id", "nm.id"),
+        "closed: TTA - NM on id": ("tta.closed.id", "nm.closed.id"),
+        "on ood": ("tta.closed.ood", "nm.closed.ood"),
     }
     return [
         "no claims: "

@@ -77,11 +77,20 @@ class Memory:
 
 @dataclass(frozen=True)
 class Ruling:
-    """What the guard said of an action: the checks that stood, those that were struck out, and the decision."""
+    """What was said of an action: the checks that stood, those that were struck out, and whether one that stood failed.
+
+    Where nothing stood, nothing failed: the release allows. The engine has no valid verdict then, and denies
+    (`blocked_closed`).
+    """
 
     kept: tuple[int, ...]
     deleted: tuple[int, ...]
     blocked: bool
+
+    @property
+    def blocked_closed(self) -> bool:
+        """The engine's decision."""
+        return self.blocked or not self.kept
 
 
 def judge(players: Players, items: Sequence[Item], shown: Sequence[Sequence[int]]) -> list[Ruling]:
@@ -161,11 +170,12 @@ class Score:
         return 2 * self.blocked_unsafe / (2 * self.blocked_unsafe + wrong) if self.blocked_unsafe else 0.0
 
 
-def score(items: Sequence[Item], rulings: Sequence[Ruling]) -> Score:
-    """The score of a stream's rulings."""
+def score(items: Sequence[Item], rulings: Sequence[Ruling], *, closed: bool = False) -> Score:
+    """The score of a stream's rulings; with ``closed``, what no check stood for counts as blocked."""
     found = Score()
     for item, ruling in zip(items, rulings, strict=True):
-        name = f"{'blocked' if ruling.blocked else 'allowed'}_{'unsafe' if item.unsafe else 'safe'}"
+        blocked = ruling.blocked_closed if closed else ruling.blocked
+        name = f"{'blocked' if blocked else 'allowed'}_{'unsafe' if item.unsafe else 'safe'}"
         setattr(found, name, getattr(found, name) + 1)
     return found
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from safewright.lab.guarding import VERSION as WORLD
-from safewright.lab.guarding import GuardingWorld, Side, guarding_world
+from safewright.lab.guarding import GuardingWorld, Item, Side, guarding_world
 from safewright.lab.guarding_model import GuardModel, build_guarding, skills
 from safewright.replications.agrail.loop import (
     DECAY,
@@ -16,6 +16,7 @@ from safewright.replications.agrail.loop import (
     UPDATES,
     Memory,
     Players,
+    Ruling,
     cosine,
     judge,
     run,
@@ -25,7 +26,7 @@ from safewright.replications.agrail.loop import (
 if TYPE_CHECKING:
     from safewright.replications import Study
 
-VERSION = "1"
+VERSION = "2"
 """Raised whenever a figure would change under the same name; part of every step's key."""
 
 TRAINING, TEST = 240, 160
@@ -92,24 +93,33 @@ def streams(world: GuardingWorld, players: Players) -> dict[str, float]:
     """LPA and F1 of every mode of memory on both sides, with the floor that allows everything.
 
     ``nm``: no memory. ``fm``: memory learned from the training stream of three domains, then frozen. ``tta``: memory
-    that begins empty and learns from the test stream itself. Names without an update are of ``overwrite``.
+    that begins empty and learns from the test stream itself. Names without an update are of ``overwrite``. ``unruled``
+    is the share of actions that no check stood for, ``closed`` the LPA where those are blocked, as by the engine.
     """
     training = world.stream("training", world.of("id"), TRAINING)
     found: dict[str, float] = {}
     for side in SIDES:
         items = world.stream(f"test {side}", world.of(side), TEST)
         found[f"floor.{side}"] = sum(not item.unsafe for item in items) / len(items)
-        none = score(items, run(players, items, None))
-        found |= {f"nm.{side}": none.lpa, f"nm.f1.{side}": none.f1}
+        found |= _scored("nm", side, items, run(players, items, None))
         for update in UPDATES:
             frozen = Memory(update)
             run(players, training, frozen)
             frozen.frozen = True
             name = "" if update == "overwrite" else f".{update}"
             for mode, memory in (("fm", frozen), ("tta", Memory(update))):
-                own = score(items, run(players, items, memory))
-                found |= {f"{mode}{name}.{side}": own.lpa, f"{mode}{name}.f1.{side}": own.f1}
+                found |= _scored(f"{mode}{name}", side, items, run(players, items, memory))
     return found
+
+
+def _scored(name: str, side: Side, items: Sequence[Item], rulings: Sequence[Ruling]) -> dict[str, float]:
+    own = score(items, rulings)
+    return {
+        f"{name}.{side}": own.lpa,
+        f"{name}.f1.{side}": own.f1,
+        f"{name}.closed.{side}": score(items, rulings, closed=True).lpa,
+        f"{name}.unruled.{side}": sum(not ruling.kept for ruling in rulings) / len(rulings),
+    }
 
 
 def convergence(world: GuardingWorld, players: Players, update: Any) -> dict[str, float]:
