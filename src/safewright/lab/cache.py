@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from safewright.errors import BadInput, need_extra
+from safewright.lab import tiny
+from safewright.lab.tiny import Shape
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.runs import digest_bytes, digest_json, single_flight, write_json
 
@@ -97,7 +99,7 @@ def trained(
     """
 
     def build(folder: Path) -> None:
-        from safewright.lab import tiny, training
+        from safewright.lab import training
 
         model, tokenizer = start()
         tell = None if progress is None else (lambda *at: progress(plan.name, *at))
@@ -106,6 +108,18 @@ def trained(
         write_json(folder / FACTS_FILE, {**plan.facts(), "losses": losses})
 
     return single_flight(place(plan, cache), build)
+
+
+def starting(
+    tokenizer: Callable[[], Any], shape: Shape, *, seed: int, parent: Path | None = None
+) -> Callable[[], tuple[Any, Any]]:
+    """What `trained` starts from: a fresh model, or ``parent``'s where one is given, and a tokenizer made then."""
+
+    def start() -> tuple[Any, Any]:
+        made = tokenizer()
+        return (tiny.tiny_model(shape, made, seed=seed) if parent is None else tiny.load_model(parent)), made
+
+    return start
 
 
 def about(folder: Path, world: str, version: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from safewright.lab import cache as cache_
 from safewright.lab.guarding import BAD, DELETE, KEEP, OK, VERSION, GuardingWorld
-from safewright.lab.tiny import Shape
+from safewright.lab.tiny import Shape, word_tokenizer
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.types import Decoding, Message
 
@@ -111,13 +111,7 @@ def build_guarding(
         recipe=recipe,
         seed=world.seed,
     )
-
-    def start() -> tuple[Any, Any]:
-        from safewright.lab import tiny
-
-        tokenizer = tiny.word_tokenizer(world.words)
-        return tiny.tiny_model(shape, tokenizer, seed=world.seed), tokenizer
-
+    start = cache_.starting(lambda: word_tokenizer(world.words), shape, seed=world.seed)
     return cache_.trained(plan, start, cache=cache, progress=progress)
 
 

@@ -31,7 +31,7 @@ from safewright.data.longsafety import SAFETY_TYPES
 from safewright.errors import BadInput, nearest
 from safewright.lab import cache as cache_
 from safewright.lab.judge import LeakJudge
-from safewright.lab.tiny import Shape
+from safewright.lab.tiny import UNK, Shape, word_tokenizer
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.lab.vocabulary import word_groups
 from safewright.runs import write_text
@@ -301,15 +301,7 @@ def build_long(
         recipe=RECIPES[arm],
         seed=world.seed,
     )
-
-    def start() -> tuple[Any, Any]:
-        from safewright.lab import tiny
-
-        tokenizer = _tokenizer(world)
-        if parent is not None:
-            return tiny.load_model(parent), tokenizer
-        return tiny.tiny_model(shape, tokenizer, seed=world.seed), tokenizer
-
+    start = cache_.starting(lambda: _tokenizer(world), shape, seed=world.seed, parent=parent)
     return cache_.trained(plan, start, cache=cache, progress=progress)
 
 
@@ -318,11 +310,9 @@ def _tokenizer(world: LongWorld) -> Any:
     from tokenizers import Regex
     from tokenizers.normalizers import Replace
 
-    from safewright.lab import tiny
-
-    tokenizer = tiny.word_tokenizer(world.words)
+    tokenizer = word_tokenizer(world.words)
     other = rf"(?:(?<!\S)(?!(?:{'|'.join(world.words)})(?!\S))\S+\s*)+"
-    tokenizer.backend_tokenizer.normalizer = Replace(Regex(other), f"{tiny.UNK} ")
+    tokenizer.backend_tokenizer.normalizer = Replace(Regex(other), f"{UNK} ")
     return tokenizer
 
 

@@ -35,7 +35,7 @@ from safewright.lab.people_text import (
     TAILS,
     VAGUE,
 )
-from safewright.lab.tiny import Shape
+from safewright.lab.tiny import Shape, word_tokenizer
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.lab.vocabulary import word_groups
 from safewright.types import Message, Row
@@ -425,13 +425,7 @@ def build_people(
         recipe=recipe,
         seed=world.seed,
     )
-
-    def start() -> tuple[Any, Any]:
-        from safewright.lab import tiny
-
-        tokenizer = tiny.word_tokenizer(world.words)
-        return tiny.tiny_model(shape, tokenizer, seed=world.seed), tokenizer
-
+    start = cache_.starting(lambda: word_tokenizer(world.words), shape, seed=world.seed)
     return cache_.trained(plan, start, cache=cache, progress=progress)
 
 

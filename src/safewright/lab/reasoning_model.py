@@ -20,7 +20,7 @@ from safewright.lab.reasoning import (
     reasoning_world,
 )
 from safewright.lab.reasoning_lessons import RECIPE, SHAPE, lessons_of
-from safewright.lab.tiny import Shape
+from safewright.lab.tiny import Shape, word_tokenizer
 from safewright.models.chat import THINK
 from safewright.runs import write_text
 from safewright.types import Decoding, Message
@@ -63,13 +63,7 @@ def build_reasoning(
         recipe=RECIPE if steps is None else dataclasses.replace(RECIPE, steps=steps),
         seed=world.seed,
     )
-
-    def start() -> tuple[Any, Any]:
-        from safewright.lab import tiny
-
-        tokenizer = tiny.word_tokenizer(world.words)
-        return tiny.tiny_model(shape, tokenizer, seed=world.seed), tokenizer
-
+    start = cache_.starting(lambda: word_tokenizer(world.words), shape, seed=world.seed)
     return cache_.trained(plan, start, cache=cache, progress=progress)
 
 

@@ -16,13 +16,13 @@ import dataclasses
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from safewright import data
 from safewright.errors import BadInput, nearest
 from safewright.lab import cache as cache_
 from safewright.lab.judge import WINDOW, ExactJudge, exact_rate
-from safewright.lab.tiny import Shape
+from safewright.lab.tiny import Shape, word_tokenizer
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.lab.vocabulary import word_groups
 from safewright.runs import run_sync
@@ -250,15 +250,12 @@ def build(
         recipe=RECIPES[arm],
         seed=world.seed,
     )
-
-    def start() -> tuple[Any, Any]:
-        from safewright.lab import tiny
-
-        tokenizer = tiny.word_tokenizer(world.words, default_system=DEFAULT_SYSTEM)
-        if parent is not None:
-            return tiny.load_model(parent), tokenizer
-        return tiny.tiny_model(shape, tokenizer, seed=world.seed), tokenizer
-
+    start = cache_.starting(
+        lambda: word_tokenizer(world.words, default_system=DEFAULT_SYSTEM),
+        shape,
+        seed=world.seed,
+        parent=parent,
+    )
     return cache_.trained(plan, start, cache=cache, progress=progress)
 
 

@@ -23,7 +23,7 @@ from safewright.lab import cache as cache_
 from safewright.lab import refusal as refusal_
 from safewright.lab.people import PeopleWorld, people_world
 from safewright.lab.refusal import RefusalWorld, refusal_world
-from safewright.lab.tiny import Shape
+from safewright.lab.tiny import Shape, word_tokenizer
 from safewright.lab.training import Lesson, TrainConfig
 from safewright.types import Row
 
@@ -163,15 +163,12 @@ def build_town(
         recipe=RECIPES[arm],
         seed=made.seed,
     )
-
-    def start() -> tuple[Any, Any]:
-        from safewright.lab import tiny
-
-        tokenizer = tiny.word_tokenizer(made.words, default_system=refusal_.DEFAULT_SYSTEM)
-        if parent is not None:
-            return tiny.load_model(parent), tokenizer
-        return tiny.tiny_model(shape, tokenizer, seed=made.seed), tokenizer
-
+    start = cache_.starting(
+        lambda: word_tokenizer(made.words, default_system=refusal_.DEFAULT_SYSTEM),
+        shape,
+        seed=made.seed,
+        parent=parent,
+    )
     return cache_.trained(plan, start, cache=cache, progress=progress)
 
 
