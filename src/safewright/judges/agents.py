@@ -18,12 +18,14 @@ from safewright.judges.asking import Unreadable, once_more, read_reply
 from safewright.judges.items import check_answers, empty, marker_of
 from safewright.judges.model import (
     JudgeModel,
+    at_least_one,
     failure,
     failure_status,
     refuses,
     unmeasured,
     unreadable,
 )
+from safewright.prompts import digests as prompt_digests
 from safewright.prompts import load as load_prompt
 from safewright.runs import Calls
 from safewright.types import Generation, JudgeItem, Judgement, JudgementStatus, Message, ModelRef
@@ -103,10 +105,7 @@ class AgentsJudge:
     ) -> None:
         if form not in FORMS:
             raise BadInput(f"The form of the agents' verdict is {form!r}.", fix=nearest(str(form), FORMS))
-        if tries < 1:
-            raise BadInput(f"The agents' tries are {tries}.", fix="It must be at least 1.")
-        if max_new_tokens < 1:
-            raise BadInput(f"The agents' max_new_tokens is {max_new_tokens}.", fix="It must be at least 1.")
+        at_least_one("The agents'", tries=tries, max_new_tokens=max_new_tokens)
         self.model = JudgeModel(model, max_new_tokens)
         self.risk = self.model if risk is None else JudgeModel(risk, max_new_tokens)
         self.context = self.model if context is None else JudgeModel(context, max_new_tokens)
@@ -125,13 +124,16 @@ class AgentsJudge:
     def conventions(self) -> Mapping[str, Any]:
         """Prompts with version and digest, the models' digests, form and tries."""
         names = (*PROMPTS, f"agents_form_{self.form}", f"agents_again_{self.form}")
-        prompts = {
-            name: {"version": p.version, "digest": p.digest} for name in names for p in (load_prompt(name),)
-        }
         own = {"risk": self.risk, "context": self.context}
         others = {role: each.conventions() for role, each in own.items() if each is not self.model}
         return unmeasured(
-            {"prompts": prompts, "form": self.form, "tries": self.tries, **self.model.conventions(), **others}
+            {
+                "prompts": prompt_digests(names),
+                "form": self.form,
+                "tries": self.tries,
+                **self.model.conventions(),
+                **others,
+            }
         )
 
     async def judge(self, items: Sequence[JudgeItem]) -> list[Judgement]:

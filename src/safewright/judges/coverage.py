@@ -19,7 +19,8 @@ from safewright.judges.asking import Heard
 from safewright.judges.encoder import JudgeEncoder
 from safewright.judges.entailment import CONTRADICTION, Entailment, Relation
 from safewright.judges.items import check_answers, empty
-from safewright.judges.model import JudgeModel, unmeasured
+from safewright.judges.model import JudgeModel, at_least_one, unmeasured
+from safewright.prompts import digests as prompt_digests
 from safewright.prompts import load as load_prompt
 from safewright.runs import Calls
 from safewright.types import JudgeItem, Judgement, JudgementStatus, ModelRef, Quality
@@ -128,9 +129,7 @@ class CoverageJudge:
     ) -> None:
         if rule not in RULES:
             raise BadInput(f"The rule of coverage is {rule!r}.", fix=nearest(str(rule), RULES))
-        for name, number in (("tries", tries), ("max_new_tokens", max_new_tokens)):
-            if number < 1:
-                raise BadInput(f"Coverage's {name} are {number}.", fix="It must be at least 1.")
+        at_least_one("Coverage's", tries=tries, max_new_tokens=max_new_tokens)
         if embedder is not None and model is None:
             raise BadInput(
                 "Coverage is given an embedder, and no model that lists entities.",
@@ -170,16 +169,11 @@ class CoverageJudge:
             # Exact on what it looks for; how many answers say the same in other words is for an audit to find.
             exact = {"strength": "word for word", "entities": "given with the row, found word for word"}
             return {**unmeasured(said), **exact}
-        prompts = {
-            name: {"version": prompt.version, "digest": prompt.digest}
-            for name in lists.PROMPTS
-            for prompt in (load_prompt(name),)
-        }
         soft = self.embedder and {"least_cosine": lists.SIMILAR, **self.embedder.conventions()}
         said |= {
             "entities": "listed by the model, or found word for word; of the reference those of the row if it has any",
             "similarity": soft or "same words, stems compared",
-            "prompts": prompts,
+            "prompts": prompt_digests(lists.PROMPTS),
             "tries": self.tries,
         }
         return unmeasured({**said, **self.model.conventions()})

@@ -15,6 +15,7 @@ from safewright.judges.asking import Unreadable, ask_strictly, one_object
 from safewright.judges.encoder import JudgeEncoder
 from safewright.judges.items import marker_of
 from safewright.judges.model import JudgeModel
+from safewright.prompts import digests as prompt_digests
 from safewright.prompts import load as load_prompt
 from safewright.types import JudgementStatus, ModelRef
 
@@ -74,12 +75,12 @@ class Entailment:
         """Which model of which kind, and its prompts where it is asked in words."""
         if isinstance(self.model, JudgeEncoder):
             return {"kind": "classifier", **self.model.conventions()}
-        prompts = {
-            name: {"version": prompt.version, "digest": prompt.digest}
-            for name in PROMPTS
-            for prompt in (load_prompt(name),)
+        return {
+            "kind": "chat model",
+            "prompts": prompt_digests(PROMPTS),
+            "tries": self._tries,
+            **self.model.conventions(),
         }
-        return {"kind": "chat model", "prompts": prompts, "tries": self._tries, **self.model.conventions()}
 
     async def relate(self, pairs: Sequence[tuple[str, str]]) -> list[Relation]:
         """The relation of each ``(premise, hypothesis)``, in order.

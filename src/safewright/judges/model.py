@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safewright.errors import BadInput
 from safewright.judges.keyword import modern_list
 from safewright.judges.text import script_language, without_control
 from safewright.runs import Calls, call_key, from_json, to_json
@@ -260,3 +261,14 @@ def refuses(reply: str) -> bool:
 def unmeasured(more: Mapping[str, Any]) -> dict[str, Any]:
     """Conventions of a judge whose error rates nobody measured here."""
     return {"strength": "unmeasured", "quality": None, **more}
+
+
+def at_least_one(whose: str, **numbers: int) -> None:
+    """Pass when a judge's numbers are 1 or more.
+
+    Raises:
+        BadInput: One is not.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise BadInput(f"{whose} {name} are {number}.", fix="It must be at least 1.")

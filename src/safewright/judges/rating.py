@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from safewright.errors import BadInput, nearest
 from safewright.judges.asking import Unreadable, ask_strictly, one_object
 from safewright.judges.items import marker_of
-from safewright.judges.model import JudgeModel, unmeasured
+from safewright.judges.model import JudgeModel, at_least_one, unmeasured
+from safewright.prompts import digests as prompt_digests
 from safewright.prompts import load as load_prompt
 from safewright.types import JudgementStatus, ModelRef
 
@@ -78,9 +79,7 @@ class RatingJudge:
     def __init__(
         self, model: Loaded | ModelRef | str | Path, *, tries: int = 3, max_new_tokens: int = 512
     ) -> None:
-        for name, number in (("tries", tries), ("max_new_tokens", max_new_tokens)):
-            if number < 1:
-                raise BadInput(f"The rating's {name} are {number}.", fix="It must be at least 1.")
+        at_least_one("The rating's", tries=tries, max_new_tokens=max_new_tokens)
         self.model, self.tries = JudgeModel(model, max_new_tokens), tries
 
     @property
@@ -91,14 +90,14 @@ class RatingJudge:
     @functools.cached_property
     def conventions(self) -> Mapping[str, Any]:
         """Prompts with version and digest, scale, tries and the model's digest."""
-        prompts = {
-            name: {"version": prompt.version, "digest": prompt.digest}
-            for name in (*(f"rating_{aspect}" for aspect in SCORES), "rating_again")
-            for prompt in (load_prompt(name),)
-        }
         scale = f"{LOW} to {HIGH}, one answer per call"
         return unmeasured(
-            {"prompts": prompts, "scale": scale, "tries": self.tries, **self.model.conventions()}
+            {
+                "prompts": prompt_digests((*(f"rating_{aspect}" for aspect in SCORES), "rating_again")),
+                "scale": scale,
+                "tries": self.tries,
+                **self.model.conventions(),
+            }
         )
 
     async def rate(self, items: Sequence[RatingItem]) -> list[Rating]:

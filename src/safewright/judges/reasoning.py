@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safewright.errors import BadInput
 from safewright.judges.asking import Unreadable, ask_strictly, one_object
 from safewright.judges.items import marker_of
-from safewright.judges.model import JudgeModel, unmeasured
+from safewright.judges.model import JudgeModel, at_least_one, unmeasured
+from safewright.prompts import digests as prompt_digests
 from safewright.prompts import load as load_prompt
 from safewright.types import JudgementStatus, ModelRef
 
@@ -63,9 +63,7 @@ class ReasoningJudge:
     def __init__(
         self, model: Loaded | ModelRef | str | Path, *, tries: int = 3, max_new_tokens: int = 512
     ) -> None:
-        for name, number in (("tries", tries), ("max_new_tokens", max_new_tokens)):
-            if number < 1:
-                raise BadInput(f"The reasoning judge's {name} are {number}.", fix="It must be at least 1.")
+        at_least_one("The reasoning judge's", tries=tries, max_new_tokens=max_new_tokens)
         self.model, self.tries = JudgeModel(model, max_new_tokens), tries
 
     @property
@@ -76,12 +74,9 @@ class ReasoningJudge:
     @functools.cached_property
     def conventions(self) -> Mapping[str, Any]:
         """Prompts with version and digest, tries and the model's digest."""
-        prompts = {
-            name: {"version": prompt.version, "digest": prompt.digest}
-            for name in (PROMPT, AGAIN)
-            for prompt in (load_prompt(name),)
-        }
-        return unmeasured({"prompts": prompts, "tries": self.tries, **self.model.conventions()})
+        return unmeasured(
+            {"prompts": prompt_digests((PROMPT, AGAIN)), "tries": self.tries, **self.model.conventions()}
+        )
 
     async def examine(self, traces: Sequence[Trace]) -> list[TraceVerdict]:
         """One verdict per trace, in order; equal traces are one question.

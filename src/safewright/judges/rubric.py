@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from safewright.errors import BadInput, nearest
 from safewright.judges.asking import Heard, Unreadable, ask_strictly
 from safewright.judges.items import check_answers, empty, marker_of
-from safewright.judges.model import JudgeModel, unmeasured
+from safewright.judges.model import JudgeModel, at_least_one, unmeasured
+from safewright.prompts import digests as prompt_digests
 from safewright.prompts import load as load_prompt
 from safewright.types import JudgeItem, Judgement, ModelRef, Quality
 
@@ -84,10 +85,7 @@ class RubricJudge:
     ) -> None:
         if not 2 <= threshold <= 5:
             raise BadInput(f"The rubric's threshold is {threshold}.", fix="It must be 2, 3, 4 or 5.")
-        if tries < 1:
-            raise BadInput(f"The rubric's tries are {tries}.", fix="It must be at least 1.")
-        if max_new_tokens < 1:
-            raise BadInput(f"The rubric's max_new_tokens is {max_new_tokens}.", fix="It must be at least 1.")
+        at_least_one("The rubric's", tries=tries, max_new_tokens=max_new_tokens)
         if partial not in PARTIAL:
             raise BadInput(f"The rubric's partial is {partial!r}.", fix=nearest(partial, PARTIAL))
         self.model = JudgeModel(model, max_new_tokens)
@@ -96,15 +94,11 @@ class RubricJudge:
     @functools.cached_property
     def conventions(self) -> Mapping[str, Any]:
         """Prompts with version and digest, the model's digest, threshold and tries."""
-        prompts = {
-            name: {"version": prompt.version, "digest": prompt.digest}
-            for base in PROMPTS.values()
-            for name in (base, f"{base}_again")
-            for prompt in (load_prompt(name),)
-        }
         return unmeasured(
             {
-                "prompts": prompts,
+                "prompts": prompt_digests(
+                    name for base in PROMPTS.values() for name in (base, f"{base}_again")
+                ),
                 "scale": "1 to 5",
                 "threshold": self.threshold,
                 "partial_refusal": self.partial,

@@ -1,5 +1,5 @@
 """Prompts: text files with a version line, filled with data, never written inside code."""
 
-from safewright.prompts.prompt import Prompt, load, names
+from safewright.prompts.prompt import Prompt, digests, load, names
 
-__all__ = ["Prompt", "load", "names"]
+__all__ = ["Prompt", "digests", "load", "names"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.resources
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +83,16 @@ def names() -> list[str]:
     """The names of all prompts."""
     files = importlib.resources.files("safewright.prompts").iterdir()
     return sorted(file.name.removesuffix(_SUFFIX) for file in files if file.name.endswith(_SUFFIX))
+
+
+def digests(chosen: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Version and digest of each chosen prompt, as they stand in a scorecard's conventions.
+
+    Raises:
+        BadInput: One is no prompt.
+    """
+    found = {name: load(name) for name in chosen}
+    return {name: {"version": prompt.version, "digest": prompt.digest} for name, prompt in found.items()}
 
 
 @functools.cache

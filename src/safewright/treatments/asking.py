@@ -67,11 +67,6 @@ def filled(name: str, **material: Any) -> str:
     return load_prompt(name).render(marker=marker_of(*texts), **material)
 
 
-def prompt_digests(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Version and digest of each prompt."""
-    return {name: {"version": p.version, "digest": p.digest} for name in names for p in (load_prompt(name),)}
-
-
 def deciding(options: Any) -> dict[str, Any]:
     """The options of a dataclass that decide what the rows are."""
     return {

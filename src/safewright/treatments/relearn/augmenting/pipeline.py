@@ -16,10 +16,11 @@ from typing import Any
 
 from safewright.errors import BadInput, GateFailed
 from safewright.judges.model import JudgeModel
+from safewright.prompts import digests as prompt_digests
 from safewright.runs import digest_json, run_sync, versions, write_json
 from safewright.runs.atomic import write_lines
 from safewright.runs.progress import Progress, silent
-from safewright.treatments.asking import Asker, deciding, journalled, prompt_digests
+from safewright.treatments.asking import Asker, deciding, journalled
 from safewright.treatments.job import Job
 from safewright.treatments.relearn.augmenting import given, writing
 from safewright.treatments.relearn.augmenting.asking import PROMPTS, augmenter

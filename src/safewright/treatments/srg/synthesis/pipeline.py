@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safewright.errors import BadInput, GateFailed
+from safewright.prompts import digests as prompt_digests
 from safewright.runs import digest_json, run_sync, versions, write_json
 from safewright.runs.atomic import write_lines
 from safewright.runs.progress import Progress, silent
-from safewright.treatments.asking import deciding, journalled, prompt_digests, user
+from safewright.treatments.asking import deciding, journalled, user
 from safewright.treatments.job import Job
 from safewright.treatments.srg.guidelines import Guidelines
 from safewright.treatments.srg.records import Reasoned
