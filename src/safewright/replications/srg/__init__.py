@@ -17,6 +17,7 @@ from safewright.replications.srg.arms import ARMS, DRAWN, Arm, ablation
 from safewright.replications.srg.claims import CLAIMS, SEEDS
 from safewright.replications.srg.world import ABSENT, DRAWS, LINKS, seed_table
 from safewright.stats import Verdict
+from safewright.treatments.srg.arms import known
 
 __all__ = ["CLAIMS", "OPTIONS", "PAPER", "SEEDS", "VERSION", "check", "study"]
 
@@ -59,12 +60,7 @@ def chosen(names: str) -> dict[str, Arm]:
     Raises:
         BadInput: There is none in it, or one is unknown.
     """
-    named = [name.strip() for name in names.split(",") if name.strip()]
-    for name in named:
-        if name not in ARMS:
-            raise BadInput(f"There is no arm {name!r}.", fix=nearest(name, ARMS))
-    if not named:
-        raise BadInput(f"arms is {names!r}, and names none.", fix=f"Some of: {', '.join(ARMS)}.")
+    named = known([name.strip() for name in names.split(",") if name.strip()])
     return {name: arm for name, arm in ARMS.items() if name in named}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -107,13 +107,21 @@ def arms_of(text: str) -> tuple[str, ...]:
     """
     if text.strip() == "all":
         return tuple(ARMS)
-    names = _parts(text, "arms")
+    return known(_parts(text, "arms"))
+
+
+def known(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, where each is an arm's.
+
+    Raises:
+        BadInput: One that there is not, or none.
+    """
     for name in names:
         if name not in ARMS:
             raise BadInput(f"There is no arm {name!r}.", fix=nearest(name, ARMS))
     if not names:
-        raise BadInput("arms names none.", fix=f"Name some of: {', '.join(ARMS)}; or all.")
-    return names
+        raise BadInput("arms names none.", fix=f"Name some of: {', '.join(ARMS)}.")
+    return tuple(names)
 
 
 def scales_of(text: str) -> tuple[float, ...]:
