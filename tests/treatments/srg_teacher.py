@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from safewright.treatments.srg.synthesis import Synthesis, SynthesisOptions, prompt_pool, synthesise, voices
 from safewright.types import Chat, Decoding, Generation, ModelRef, Row
 
 _PART = re.compile(r"^===== (\w{16}) ([a-z ]+) begins? =====\n(.*?)\n===== \1 \2 ends? =====$", re.M | re.S)
@@ -167,3 +168,30 @@ def harmful_rows(count: int, **meta: Any) -> list[Row]:
 
 def helpful_rows(count: int, **meta: Any) -> list[Row]:
     return [helpful_row(n, **meta) for n in range(count)]
+
+
+PLAIN: dict[str, Any] = {"formats": 0.0, "least_words": 5, "draws": 1}
+
+
+def made(
+    script: Script = honest,
+    harmful: int = 2,
+    helpful: int = 2,
+    *,
+    models: dict[str, Any] | None = None,
+    rows: list[Row] | None = None,
+    contrast: list[Row] | None = None,
+    **set_: Any,
+) -> tuple[Synthesis, Scripted]:
+    """A synthesis with scripted models; the teacher among them."""
+    options = SynthesisOptions(**{**PLAIN, **set_})
+    teacher = Scripted(script)
+    pool = prompt_pool(
+        harmful_rows(harmful) if rows is None else rows,
+        helpful_rows(helpful),
+        contrast or (),
+        share=options.formats,
+    )
+    given = models if models is not None else {}
+    speakers = voices({"teacher": teacher, **given}, options)
+    return synthesise(pool, speakers, options=options), teacher

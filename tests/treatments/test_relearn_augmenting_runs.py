@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +21,7 @@ from safewright.treatments.relearn.augmenting import AugmentOptions, augment, bu
 from safewright.types import ModelRef
 from tests.models.fault_server import FaultServer, Reply, complains, said
 from tests.treatments.relearn_augmenter import forget_rows, generic_rows, honest, understood
+from tests.treatments.served_runs import bytes_of, job_of, killed_after, served
 
 FILES = ("augmented.jsonl", "manifest.json", "dropped.jsonl")
 
@@ -49,37 +46,15 @@ def files(tmp_path: Path) -> dict[str, Path]:
 
 
 def stage(
-    folder: Path, files: dict[str, Path], model: ModelRef | None, options: AugmentOptions, seed: int = 0
+    folder: Path, files: dict[str, Path], model: ModelRef, options: AugmentOptions, seed: int = 0
 ) -> dict[str, Any]:
     """The stage in a run of its own, and what it wrote."""
     with open_run(folder, {"seed": seed}) as run:
-        job = Job(
-            models={} if model is None else {"augmenter": model},
-            data={role: load_data(file, role) for role, file in files.items()},
-            config=options,
-            out=None,
-            draft=run.own("draft"),
-            run=run,
-            seed=seed,
-            device="cpu",
-            threads=1,
-            workers=1,
-            progress=silent,
-        )
-        job.draft.mkdir(exist_ok=True)
-        return augment(job)
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / "draft" / name).read_bytes() for name in FILES}
+        return augment(job_of(run, files, {"augmenter": model}, options, seed))
 
 
 def asked(server: FaultServer) -> Counter[str]:
     return Counter(json.dumps(request["messages"]) for request in server.requests)
-
-
-def served(server: FaultServer) -> ModelRef:
-    return resolve(f"{server.base}#toy")
 
 
 def test_09_a_rerun_asks_nothing_and_writes_the_same_bytes(
@@ -87,13 +62,13 @@ def test_09_a_rerun_asks_nothing_and_writes_the_same_bytes(
 ) -> None:
     options = AugmentOptions(at_once=8)
     found = stage(tmp_path / "run", files, served(server), options)
-    first = bytes_of(tmp_path / "run")
+    first = bytes_of(tmp_path / "run", FILES)
     assert found["rows"] == {"qa": 30, "completion": 30, "prefix": 0, "generic": 60}
     assert len(server.requests) == 6 * 14
     assert 1 < server.most <= 8
     stage(tmp_path / "run", files, served(server), options)
     assert len(server.requests) == 6 * 14
-    assert bytes_of(tmp_path / "run") == first
+    assert bytes_of(tmp_path / "run", FILES) == first
     manifest = json.loads(first["manifest.json"])
     assert manifest["models"]["augmenter"]["model"].startswith("declared:")
     assert manifest["counts"] == {"qa": 30, "completion": 30, "generic": 60, "rows": 120, "wanted": 30}
@@ -113,7 +88,7 @@ def test_09_a_store_serves_other_runs(server: FaultServer, files: dict[str, Path
     count = len(server.requests)
     stage(tmp_path / "two", files, served(server), options, seed=1)
     assert len(server.requests) == count == 6 * 14
-    assert bytes_of(tmp_path / "one") != bytes_of(tmp_path / "two")  # shuffled by another seed
+    assert bytes_of(tmp_path / "one", FILES) != bytes_of(tmp_path / "two", FILES)  # shuffled by another seed
 
 
 def _child(folder: Path, files: dict[str, Path], base: str) -> None:
@@ -124,36 +99,15 @@ def test_09_after_a_kill_nothing_received_is_asked_again(
     server: FaultServer, files: dict[str, Path], tmp_path: Path
 ) -> None:
     after = 40  # all questions, and some of the answers
-
-    def slow(request: dict[str, Any], number: int) -> Reply:
-        if number > after:
-            time.sleep(20)  # what is under way now will never be received
-        return mock(request, number)
-
-    server.behave = slow
-    process = multiprocessing.get_context("spawn").Process(
-        target=_child, args=(tmp_path / "run", files, server.base)
-    )
-    process.start()
-    journal = tmp_path / "run" / "journal" / "calls.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (
-        journal.exists() and journal.read_bytes().count(b"\n") >= after
-    ):
-        time.sleep(0.02)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(30)
-    assert process.exitcode == -signal.SIGKILL
-    kept = journal.read_bytes().count(b"\n")
+    kept = killed_after(after, _child, tmp_path / "run", files, server)
     assert after <= kept < 84
-    server.behave, before = mock, len(server.requests)
+    before = len(server.requests)
     stage(tmp_path / "run", files, served(server), AugmentOptions(at_once=4))
     assert len(server.requests) - before == 84 - kept
     assert sum(count > 1 for count in asked(server).values()) <= 4  # those under way at the kill
     server.requests.clear()
     stage(tmp_path / "whole", files, served(server), AugmentOptions(at_once=4))
-    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+    assert bytes_of(tmp_path / "run", FILES) == bytes_of(tmp_path / "whole", FILES)
 
 
 def test_09_failed_calls_fail_the_gate_and_only_they_are_asked_again(
@@ -177,7 +131,7 @@ def test_09_failed_calls_fail_the_gate_and_only_they_are_asked_again(
     stage(tmp_path / "run", files, served(server), options)
     assert len(server.requests) - before == 5
     stage(tmp_path / "whole", files, served(server), options)
-    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+    assert bytes_of(tmp_path / "run", FILES) == bytes_of(tmp_path / "whole", FILES)
 
 
 def test_a_lower_bound_goes_on_with_the_same_replies(

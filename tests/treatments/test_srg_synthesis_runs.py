@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import signal
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +15,6 @@ from safewright.data.rows import write_rows
 from safewright.errors import BadInput, GateFailed
 from safewright.models import resolve
 from safewright.runs import open_run
-from safewright.runs.progress import silent
-from safewright.treatments.job import Job
 from safewright.treatments.srg.config import SRGConfig
 from safewright.treatments.srg.records import from_row
 from safewright.treatments.srg.synthesis import (
@@ -34,6 +28,7 @@ from safewright.treatments.srg.synthesis import (
 )
 from safewright.types import ModelRef
 from tests.models.fault_server import FaultServer, Reply, complains, said
+from tests.treatments.served_runs import bytes_of, job_of, killed_after, served
 from tests.treatments.srg_teacher import Asked, harmful_rows, helpful_rows, honest, trace, understood
 
 FILES = ("reasoned.jsonl", "manifest.json", "dropped.jsonl")
@@ -79,38 +74,12 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {role: tmp_path / f"{role}.jsonl" for role in ("harmful", "helpful")}
 
 
-def job_of(run: Any, files: dict[str, Path], model: ModelRef | None, options: Any, seed: int = 0) -> Job:
-    job = Job(
-        models={} if model is None else {"teacher": model},
-        data={role: load_data(file, role) for role, file in files.items()},
-        config=options,
-        out=None,
-        draft=run.own("draft"),
-        run=run,
-        seed=seed,
-        device="cpu",
-        threads=1,
-        workers=1,
-        progress=silent,
-    )
-    job.draft.mkdir(exist_ok=True)
-    return job
-
-
 def stage(
-    folder: Path, files: dict[str, Path], model: ModelRef | None, options: Any, seed: int = 0
+    folder: Path, files: dict[str, Path], model: ModelRef, options: Any, seed: int = 0
 ) -> dict[str, Any]:
     """The stage in a run of its own."""
     with open_run(folder, {"seed": seed}) as run:
-        return synthesize(job_of(run, files, model, options, seed))
-
-
-def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / "draft" / name).read_bytes() for name in FILES}
-
-
-def served(server: FaultServer) -> ModelRef:
-    return resolve(f"{server.base}#toy")
+        return synthesize(job_of(run, files, {"teacher": model}, options, seed))
 
 
 def repeated(server: FaultServer) -> int:
@@ -124,7 +93,7 @@ def test_08_a_rerun_asks_nothing_and_writes_the_same_bytes(
 ) -> None:
     options = SynthesisOptions(**PLAIN, at_once=8)
     found = stage(tmp_path / "run", files, served(server), options)
-    first, count = bytes_of(tmp_path / "run"), len(server.requests)
+    first, count = bytes_of(tmp_path / "run", FILES), len(server.requests)
     assert found["records"] == {"harmful": 6, "helpful": 8, "records": 14}
     assert found["rejected"].keys() == {"format: no_open"}
     assert sum(found["calls"].values()) == count
@@ -132,7 +101,7 @@ def test_08_a_rerun_asks_nothing_and_writes_the_same_bytes(
     assert server.most > 1
     stage(tmp_path / "run", files, served(server), options)
     assert len(server.requests) == count
-    assert bytes_of(tmp_path / "run") == first
+    assert bytes_of(tmp_path / "run", FILES) == first
     manifest = json.loads(first["manifest.json"])
     assert manifest["models"]["teacher"]["model"].startswith("declared:")
     assert manifest["models"]["guard"]["judge"] == "rubric"
@@ -156,37 +125,16 @@ def test_08_after_a_kill_nothing_received_is_asked_again_and_the_bytes_are_the_s
     server: FaultServer, files: dict[str, Path], tmp_path: Path
 ) -> None:
     after = 9  # within the first draws: what is drawn after the kill must have the seeds it would have had
-
-    def slow(request: dict[str, Any], number: int) -> Reply:
-        if number > after:
-            time.sleep(20)  # what is under way now will never be received
-        return mock(request, number)
-
-    server.behave = slow
-    process = multiprocessing.get_context("spawn").Process(
-        target=_child, args=(tmp_path / "run", files, server.base)
-    )
-    process.start()
-    journal = tmp_path / "run" / "journal" / "calls.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (
-        journal.exists() and journal.read_bytes().count(b"\n") >= after
-    ):
-        time.sleep(0.02)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
-    process.join(30)
-    assert process.exitcode == -signal.SIGKILL
-    kept = journal.read_bytes().count(b"\n")
+    kept = killed_after(after, _child, tmp_path / "run", files, server)
     assert after <= kept < 14
-    server.behave, before = mock, len(server.requests)
+    before = len(server.requests)
     options = SynthesisOptions(**PLAIN, at_once=4)
     stage(tmp_path / "run", files, served(server), options)
     assert repeated(server) <= 4  # those under way at the kill
     resumed = len(server.requests) - before
     server.requests.clear()
     stage(tmp_path / "whole", files, served(server), options)
-    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+    assert bytes_of(tmp_path / "run", FILES) == bytes_of(tmp_path / "whole", FILES)
     assert resumed == len(server.requests) - kept
 
 
@@ -198,10 +146,10 @@ def test_08_another_seed_draws_others_and_a_store_serves_other_runs(
     count = len(server.requests)
     stage(tmp_path / "two", files, served(server), options)
     assert len(server.requests) == count
-    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+    assert bytes_of(tmp_path / "one", FILES) == bytes_of(tmp_path / "two", FILES)
     stage(tmp_path / "three", files, served(server), options, seed=1)
     assert len(server.requests) > count
-    assert bytes_of(tmp_path / "three") != bytes_of(tmp_path / "one")
+    assert bytes_of(tmp_path / "three", FILES) != bytes_of(tmp_path / "one", FILES)
 
 
 def test_08_failed_calls_fail_the_gate_and_only_they_are_asked_again(
@@ -316,7 +264,7 @@ def test_08_build_takes_a_larger_configuration_and_leaves_nothing_but_the_record
     server: FaultServer, files: dict[str, Path], tmp_path: Path
 ) -> None:
     with open_run(tmp_path / "run", {"seed": 0}) as run:
-        records = build(job_of(run, files, served(server), SRGConfig(least_words=5, draws=1)))
+        records = build(job_of(run, files, {"teacher": served(server)}, SRGConfig(least_words=5, draws=1)))
     assert len(records) == 14
     assert all(record.draft is None for record in records)
     assert not list((tmp_path / "run" / "draft").iterdir())
@@ -327,7 +275,7 @@ def test_08_a_training_on_drafts_has_them_written(
 ) -> None:
     config = SRGConfig(least_words=5, draws=1, target="answer_then_check")
     with open_run(tmp_path / "run", {"seed": 0}) as run:
-        records = build(job_of(run, files, served(server), config))
+        records = build(job_of(run, files, {"teacher": served(server)}, config))
     assert all((record.draft is not None) == record.harmful for record in records)
 
 
@@ -338,7 +286,7 @@ def test_08_several_processes_do_not_ask_at_once(
 
     monkeypatch.setattr(processes, "world_size", lambda: 2)
     with open_run(tmp_path / "run", {"seed": 0}) as run, pytest.raises(BadInput, match="several processes"):
-        build(job_of(run, files, None, SynthesisOptions()))
+        build(job_of(run, files, {}, SynthesisOptions()))
 
 
 def test_08_the_command(
