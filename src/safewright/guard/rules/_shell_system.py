@@ -124,7 +124,7 @@ def _kills(effect: Effect, said: str, who: Place, settings: Any) -> Iterator[Fin
     elif target.startswith("user:"):
         own = target == f"user:{who.user}" or SCALAR in target
         yield ("processes", "unknown" if own and not who.privileged else "fail", said, advice)
-    elif _vital(target, settings):
+    elif _vital(target, settings, part=effect.detail == "part"):
         yield ("processes", "fail", said, advice)
     elif not effect.resolved or not target or (target.startswith("name:port:") and who.privileged):
         yield ("processes", "unknown", said, advice)
@@ -132,8 +132,11 @@ def _kills(effect: Effect, said: str, who: Place, settings: Any) -> Iterator[Fin
         yield ("processes", "pass", said, "")
 
 
-def _vital(target: str, settings: Any) -> bool:
-    """Whether a name means all processes, or one that the system needs; of a command line its first word counts."""
+def _vital(target: str, settings: Any, *, part: bool = False) -> bool:
+    """Whether a name means all processes, or one that the system needs; of a command line its first word counts.
+
+    ``part`` says that the name may be a part of a process's own: ``pkill syst`` ends systemd.
+    """
     if not target.startswith("name:"):
         return False
     for each in re.split(r"\\?\|", target.removeprefix("name:")):
@@ -141,7 +144,18 @@ def _vital(target: str, settings: Any) -> bool:
         name = words[0].rsplit("/", 1)[-1].rstrip(":")
         if name == "*" or any(fnmatch.fnmatchcase(name, known) for known in settings.processes):
             return True
+        if part and name and " " not in each and any(_part_of(each, known) for known in settings.processes):
+            return True
     return False
+
+
+def _part_of(pattern: str, known: str) -> bool:
+    """Whether a simple pattern of pkill's may be found in a name: letters, ``.*``, ``^`` and ``$``."""
+    if not re.fullmatch(r"\^?[\w-]+(?:\.?\*[\w-]*)*\$?", pattern) or known.startswith("."):
+        return False
+    inner = pattern.strip("^$").replace(".*", "*")
+    inner = ("" if pattern.startswith("^") else "*") + inner + ("" if pattern.endswith("$") else "*")
+    return fnmatch.fnmatchcase(known.rstrip("*"), inner)
 
 
 def _priorities(effect: Effect, said: str, who: Place, command: Command, settings: Any) -> Iterator[Finding]:

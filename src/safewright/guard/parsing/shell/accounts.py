@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from safewright.guard.parsing.shell.model import UNKNOWN, Effect
@@ -19,9 +20,9 @@ _VALUED = {
 _NAMED = (
     "--groups", "--shell", "--home", "--password", "--gid", "--uid", "--comment", "--expiredate", "--inactive",
     "--login", "--user", "--ingroup", "--gecos", "--dir", "--home-dir", "--base-dir", "--skel", "--root", "--mindays",
-    "--maxdays", "--warndays", "--lastday", "--add", "--delete", "--members", "--administrators",
+    "--maxdays", "--warndays", "--lastday", "--add", "--delete", "--members", "--administrators", "--new-name",
 )  # fmt: skip
-ADMIN = frozenset(["sudo", "wheel", "root", "admin", "docker", "shadow", "disk", "adm", "lxd"])
+ADMIN = frozenset(["0", "sudo", "wheel", "root", "admin", "docker", "shadow", "disk", "adm", "lxd"])
 _LOCKS = {
     "L",
     "U",
@@ -63,7 +64,7 @@ def does_account(call: Call) -> list[Effect]:
     named = tuple(each for each in _NAMED if not (verb == "passwd" and each == "--delete"))
     letters, operands = options(words, valued, named)
     name = operands[-1] if operands else ""
-    if verb in ("gpasswd", "adduser", "deluser") and operands:
+    if verb in ("gpasswd", "adduser", "addgroup", "deluser") and operands:
         name = operands[0]
         flagged = value_of(words, "-a", "-d") if verb == "gpasswd" else None
         name = flagged or name
@@ -83,14 +84,24 @@ def does_account(call: Call) -> list[Effect]:
             return []
         return [on(call, "account", "rights", "account", detail + ";admin")]
     groups = _value(words, valued, "G", "--groups") or ""
-    if verb in ("gpasswd", "adduser", "deluser") and len(operands) > 1:
+    if verb in ("gpasswd", "adduser", "addgroup", "deluser") and len(operands) > 1:
         groups = operands[-1]
     if verb == "gpasswd" and operands:
         groups = operands[-1]
-    primary = _value(words, valued, "g", "--gid") if verb in ("useradd", "usermod") else None
-    if {*groups.split(","), primary} & ADMIN and not (verb == "deluser" or "d" in letters):
+    makes = ("useradd", "usermod", "groupadd", "groupmod")
+    primary = _value(words, valued, "g", "--gid") if verb in makes else None
+    primary = re.sub(r"^0+(?=0$)", "", primary) if primary else primary
+    renamed = {_value(words, valued, "n", "--new-name"), name} if verb == "groupmod" else set()
+    if renamed & ADMIN:
+        # Who is in a group of that name has its rights, or has lost them.
         detail += ";admin"
-    if _value(words, valued, "u", "--uid") == "0" and verb in ("useradd", "usermod", "adduser"):
+    elif {*groups.split(","), primary} & ADMIN and not (verb == "deluser" or "d" in letters):
+        detail += ";admin"
+    if re.fullmatch(r"0+", _value(words, valued, "u", "--uid") or "") and verb in (
+        "useradd",
+        "usermod",
+        "adduser",
+    ):
         detail += ";uid0"
     shell = _value(words, valued, "s", "--shell") or ""
     shut = verb in ("usermod", "chsh") and shell.rsplit("/", 1)[-1] in ("nologin", "false", "true", "null")

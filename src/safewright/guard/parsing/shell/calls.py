@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from safewright.guard.parsing.shell.call import Call
-from safewright.guard.parsing.shell.exhausting import is_long
+from safewright.guard.parsing.shell.exhausting import holds_long
+from safewright.guard.parsing.shell.interpreters import does_program, does_python
+from safewright.guard.parsing.shell.launching import does_environment
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect
 from safewright.guard.parsing.shell.options import operands_after, options
 from safewright.guard.parsing.shell.pids import named
+from safewright.guard.parsing.shell.positional import does_set, does_shift
 from safewright.guard.parsing.shell.printing import PRINTERS
-from safewright.guard.parsing.shell.scripts import program as run_program
 from safewright.guard.parsing.shell.scripts import ran
 from safewright.guard.parsing.shell.state import HOME, State, has_glob, place, settled
 
@@ -120,8 +122,7 @@ def _wrapped(call: Call) -> str | None:
     inside = call.inside(verb)
     while rest and re.fullmatch(r"[A-Za-z_]\w*=.*", rest[0], re.S) and verb in ("env", "sudo", "doas"):
         name, _, value = rest.pop(0).partition("=")
-        if name in ("LD_PRELOAD", "PATH", "BASH_ENV"):
-            call.walk.found.unclear(f"{name} is set for a command")
+        does_environment(call.walk, name, value, call.state)
         inside.assign(name, value)
     if verb in RAISING:
         inside.privileged = user in ("root", "#0", "0", "")
@@ -157,7 +158,7 @@ def _shell(call: Call) -> str | None:
             break
         if option.startswith("--"):
             if option in ("--rcfile", "--init-file") and rest:
-                rest.pop(0)
+                ran(call, rest.pop(0), [], by=call.verb)
             continue
         if option in ("-o", "-O") and rest:
             rest.pop(0)
@@ -173,7 +174,7 @@ def _shell(call: Call) -> str | None:
     if rest and ran(call, rest[0], rest[1:], by=call.verb):
         return None
     if rest and not rest[0].startswith("/dev/fd/"):
-        _script_file(call, rest[0])
+        script_file(call, rest[0])
         return None
     if rest:
         call.walk.found.unclear("a script from a substitution")
@@ -209,7 +210,7 @@ def _read_inner(call: Call, text: str, inside: State, what: str) -> str | None:
     return call.walk.inner(text, inside)
 
 
-def _script_file(call: Call, path: str) -> None:
+def script_file(call: Call, path: str) -> None:
     call.walk.emit(
         Command(call.verb, tuple(call.fields[1:])),
         call.walk.paths("execute", path, call.state, call.verb),
@@ -238,7 +239,7 @@ def _source(call: Call) -> str | None:
         call.walk.found.unclear("a sourced substitution")
         return None
     if path:
-        _script_file(call, path)
+        script_file(call, path)
     return None
 
 
@@ -383,24 +384,22 @@ def _find(call: Call) -> str | None:
 
 
 def _flock(call: Call) -> str | None:
-    letters, operands = options(call.fields[1:], "wEc")
+    letters, operands = options(call.fields[1:], "wEc", ("--command", "--wait", "--timeout"))
     target = operands[0] if operands else ""
     rest = operands_after(call.fields[1:], target)
     text = next(
         (call.fields[i + 1] for i, w in enumerate(call.fields[:-1]) if w in ("-c", "--command")), None
     )
     inner = text if text is not None else " ".join(_requoted(each) for each in rest)
-    slept = re.search(r"\bsleep\s+(\w+)", inner)
-    long = (slept and is_long(slept[1])) or re.search(r"\btail\s+-f|\bcat\s*$", inner)
-    shared = "s" in letters
-    detail = "long" if long else "short"
-    if target.isdigit() and not inner.strip() and "u" not in letters:
-        call.walk.found.held = True
-    effects = [] if target.isdigit() else call.walk.paths("lock", target, call.state, "flock", detail=detail)
-    del shared
-    call.walk.emit(Command("flock", tuple(call.fields[1:])), effects, call.state)
+    began = len(call.walk.found.commands)
     if inner.strip():
         call.walk.inner(inner, call.inside("flock"))
+    elif target.isdigit() and "u" not in letters:
+        call.walk.found.held = True
+    detail = "long" if holds_long(call.walk.found.commands[began:]) else "short"
+    effects = [] if target.isdigit() else call.walk.paths("lock", target, call.state, "flock", detail=detail)
+    call.walk.emit(Command("flock", tuple(call.fields[1:])), effects, call.state)
+    call.walk.found.commands.insert(began, call.walk.found.commands.pop())
     return None
 
 
@@ -423,6 +422,7 @@ def _assigns(call: Call) -> str | None:
     for word in call.fields[1:]:
         name, equals, text = word.partition("=")
         if equals and re.fullmatch(r"\w+", name):
+            does_environment(call.walk, name, text, call.state)
             call.state.assign(name, text)
     call.walk.emit(Command(call.verb, tuple(call.fields[1:])), [], call.state)
     return ""
@@ -435,83 +435,6 @@ def _reads(call: Call) -> str | None:
         call.state.assign(name, lines[0] if call.stdin and len(names) == 1 else UNKNOWN)
     call.walk.emit(Command("read"), [], call.state)
     return ""
-
-
-def _set(call: Call) -> str | None:
-    if "--" in call.fields:
-        call.state.positional = tuple(call.fields[call.fields.index("--") + 1 :])
-    call.walk.emit(Command("set", tuple(call.fields[1:])), [], call.state)
-    return ""
-
-
-def _python(call: Call) -> str | None:
-    """python -c, or a program from a here-document: read with ast."""
-    rest = call.fields[1:]
-    program: str | None = None
-    while rest and rest[0].startswith("-") and rest[0] != "-":
-        option = rest.pop(0)
-        if option == "-c" or (option.endswith("c") and option[1:2].isalpha() and not option.startswith("--")):
-            program = rest.pop(0) if rest else ""
-            break
-        if option == "-m":
-            module = rest.pop(0) if rest else ""
-            from safewright.guard.parsing.shell.effects import module_effects
-
-            effects = module_effects(call, module, rest)
-            call.walk.emit(Command(call.verb, tuple(call.fields[1:])), effects, call.state)
-            return None
-        if option in ("-W", "-X") and rest:
-            rest.pop(0)
-    if program is None and (not rest or rest[0] == "-"):
-        program = call.stdin
-        if program is None:
-            if call.state.piped:
-                call.walk.found.unclear("a piped program")
-                if fetched_before(call):
-                    call.walk.emit(
-                        Command(call.verb), [Effect("execute", "download", "host", call.verb)], call.state
-                    )
-                    return None
-            versions = any(each in ("--version", "-V", "-h", "--help") for each in call.fields)
-            call.walk.emit(Command(call.verb, tuple(call.fields[1:])), [], call.state)
-            return SCALAR if versions else None
-    if program is None:
-        if not ran(call, rest[0], rest[1:], by="python"):
-            _script_file(call, rest[0])
-        return None
-    run_program(call, "python", program, tuple(rest), call.inside(call.verb))
-    return None
-
-
-def _other_program(call: Call) -> str | None:
-    """perl, ruby, node, php with a program on the command line: not known, unless it is plainly harmless."""
-    flags = {
-        "perl": ("-e", "-E", "-ne", "-pe", "-nE", "-pi", "-i"),
-        "ruby": ("-e",),
-        "node": ("-e", "-p", "--eval"),
-    }
-    wanted = flags.get(call.verb, ("-r", "-e"))
-    program = None
-    for at, word in enumerate(call.fields[1:], 1):
-        if (
-            word in wanted or (call.verb == "perl" and re.fullmatch(r"-[a-zA-Z0-9.]*[eE]", word))
-        ) and at + 1 < len(call.fields):
-            program = call.fields[at + 1]
-            break
-    if program is None:
-        files = [each for each in call.fields[1:] if not each.startswith("-")]
-        if files:
-            if not ran(call, files[0], files[1:], by=call.verb):
-                _script_file(call, files[0])
-        elif call.stdin is not None:
-            run_program(call, call.verb, call.stdin, (), call.inside(call.verb))
-        else:
-            if call.state.piped:
-                call.walk.found.unclear("a piped program")
-            call.walk.emit(Command(call.verb, tuple(call.fields[1:])), [], call.state)
-        return None
-    run_program(call, call.verb, program, (), call.inside(call.verb))
-    return None
 
 
 def _parallel(call: Call) -> str | None:
@@ -560,10 +483,10 @@ def _chroot(call: Call) -> str | None:
 _SPECIAL: dict[str, Callable[[Call], str | None]] = {
     "eval": _eval, "source": _source, ".": _source, "su": _su, "cd": _cd, "pushd": _cd, "xargs": _xargs,
     "find": _find, "flock": _flock, "trap": _trap, "alias": _alias, "export": _assigns, "local": _assigns,
-    "declare": _assigns, "readonly": _assigns, "read": _reads, "set": _set, "python": _python,
-    "python3": _python, "python2": _python, "perl": _other_program, "ruby": _other_program,
-    "node": _other_program, "php": _other_program, "lua": _other_program, "parallel": _parallel,
-    "script": _script_tool, "at": _at, "batch": _at, "chroot": _chroot,
+    "declare": _assigns, "typeset": _assigns, "readonly": _assigns, "read": _reads, "set": does_set,
+    "shift": does_shift, "python": does_python, "python3": does_python, "python2": does_python,
+    "perl": does_program, "ruby": does_program, "node": does_program, "php": does_program, "lua": does_program,
+    "parallel": _parallel, "script": _script_tool, "at": _at, "batch": _at, "chroot": _chroot,
 }  # fmt: skip
 
 

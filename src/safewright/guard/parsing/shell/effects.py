@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from safewright.guard.parsing.shell.accounts import does_account
 from safewright.guard.parsing.shell.awk import does_awk
-from safewright.guard.parsing.shell.exhausting import does_sleep
+from safewright.guard.parsing.shell.editing import does_edit, does_page
+from safewright.guard.parsing.shell.exhausting import does_printf, does_seq, does_sleep
 from safewright.guard.parsing.shell.files import (
     does_builds,
     does_chmod,
@@ -30,6 +31,7 @@ from safewright.guard.parsing.shell.files import (
     does_tee,
     does_zip,
 )
+from safewright.guard.parsing.shell.making import does_make
 from safewright.guard.parsing.shell.model import UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options
 from safewright.guard.parsing.shell.system import (
@@ -95,7 +97,7 @@ def effects_of(call: Call) -> list[Effect]:
     if verb in BUILDS:
         return does_builds(call)
     if verb in EDITORS:
-        return paths(call, "append", options(words)[1], detail="edit")
+        return does_edit(call)
     if verb.startswith("mkfs"):
         return paths(
             call,
@@ -157,7 +159,8 @@ _READERS: dict[str, Reader] = {
     "patch": lambda call: paths(call, "append", options(call.fields[1:], "pidor")[1][:1], detail="edit"),
     "sleep": does_sleep, "setcap": does_setcap, "date": does_clock,
     "timedatectl": does_clock, "hostnamectl": does_clock, "localectl": does_clock,
-    "logger": does_logger, "wall": does_logger, "write": does_logger,
+    "make": does_make, "gmake": does_make, "less": does_page, "more": does_page, "man": does_page,
+    "seq": does_seq, "printf": does_printf, "logger": does_logger, "wall": does_logger, "write": does_logger,
     **dict.fromkeys(ACCOUNT_TOOLS, does_account),
 }  # fmt: skip
 

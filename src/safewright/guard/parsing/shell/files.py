@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from safewright.guard.parsing.shell.model import UNKNOWN, Effect
+from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options, value_of
 from safewright.guard.parsing.shell.scripts import copied, wrote
 from safewright.guard.parsing.shell.state import HOME, place
-from safewright.guard.parsing.shell.touching import BOTTOMLESS, on, paths, size_of
+from safewright.guard.parsing.shell.touching import BOTTOMLESS, amount_of, on, paths, size_of
 
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.calls import Call
+
+
+MOST_APPARENT = 2**40
+"""From this size on, a file with holes is asked about."""
 
 
 def does_reads(call: Call) -> list[Effect]:
@@ -232,17 +236,27 @@ def does_dd(call: Call) -> list[Effect]:
         found += paths(call, "read", [source])
     if target:
         found += paths(call, "write", [target], detail="dd")
-    if BOTTOMLESS.match(source) and target not in ("/dev/null", ""):
-        block = size_of("=" + given.get("bs", "512")) or 512
-        count = given.get("count")
-        size = block * int(count) if count and count.isdigit() else None
-        if size is None and UNKNOWN in (count or ""):
-            call.walk.found.unclear("the size of a file")
-        elif size is None:
-            found.append(on(call, "exhaust", "disk", "system", "without end"))
-        elif size is not None and size > 2**30:
-            found.append(on(call, "exhaust", "disk", "system", str(size)))
+    given_input = source or ("/dev/zero" if call.state.bottomless else "")
+    kept = target != "/dev/null" if target else not call.state.paced
+    if BOTTOMLESS.match(given_input) and kept:
+        found += _poured(call, given)
     return found
+
+
+def _poured(call: Call, given: dict[str, str]) -> list[Effect]:
+    """What dd takes of a source without end: blocks by their count."""
+    count = given.get("count", "")
+    if any(UNKNOWN in each or SCALAR in each for each in (count, given.get("bs", ""), given.get("ibs", ""))):
+        call.walk.found.unclear("the size of a file")
+        return []
+    blocks = amount_of(count)
+    if blocks is None:
+        return [on(call, "exhaust", "disk", "system", "without end")]
+    block = amount_of(given.get("bs", given.get("ibs", "512"))) or 512
+    size = (
+        blocks if count.upper().endswith("B") or "count_bytes" in given.get("iflag", "") else blocks * block
+    )
+    return [on(call, "exhaust", "disk", "system", str(size))] if size > 2**30 else []
 
 
 def does_sized(call: Call) -> list[Effect]:
@@ -258,6 +272,9 @@ def does_sized(call: Call) -> list[Effect]:
     )
     if UNKNOWN in size and call.verb == "fallocate":
         call.walk.found.unclear("the size of a file")
+    if amount and amount >= MOST_APPARENT and call.verb == "truncate":
+        # With holes it takes no space, until something copies, packs or fills it.
+        call.walk.found.unclear("a file of that size, even with holes")
     if amount and amount > 2**30 and call.verb == "fallocate":
         found.append(on(call, "exhaust", "disk", "system", str(amount)))
     return found
@@ -321,9 +338,22 @@ def does_compress(call: Call) -> list[Effect]:
     return paths(call, "move", operands, detail="compress", recursive="r" in letters)
 
 
+def _random(call: Call, words: list[str]) -> list[Effect]:
+    """``openssl rand``: what it makes, and into which file."""
+    out = value_of(words, "-out")
+    number = next((each for each in reversed(words) if each != out and not each.startswith("-")), "")
+    size = amount_of(number)
+    if size is None and UNKNOWN in number:
+        call.walk.found.unclear("the size of what is made")
+    found = paths(call, "write", [out] if out else [])
+    return found + ([on(call, "exhaust", "disk", "system", str(size))] if size and size > 2**30 else [])
+
+
 def does_crypt(call: Call) -> list[Effect]:
     words = call.fields[1:]
     if call.verb == "openssl":
+        if words[:1] == ["rand"]:
+            return _random(call, words[1:])
         if not words or (
             words[0] not in ("enc", "aes-256-cbc", "smime", "rsautl", "cms", "pkeyutl")
             and not words[0].startswith(("aes", "des"))

@@ -6,10 +6,11 @@ import ast
 import base64
 import posixpath
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from safewright.guard.parsing.shell.computing import number_of
-from safewright.guard.parsing.shell.exhausting import is_long
+from safewright.guard.parsing.shell.exhausting import MANY_IDS, is_long
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Effect
 from safewright.guard.parsing.shell.state import HOME, MOST_TEXT
 
@@ -26,6 +27,33 @@ _RUNS = (
     "os.execlp", "pty.spawn", "os.spawnlp",
 )  # fmt: skip
 _FETCHES = ("urllib.", "requests.", "socket.", "http.client", "httpx.")
+_SIZED = frozenset(
+    [
+        "bytearray",
+        "bytes",
+        "list",
+        "tuple",
+        "set",
+        "sorted",
+        "ljust",
+        "rjust",
+        "zfill",
+        "center",
+        "urandom",
+        "zeros",
+        "ones",
+        "empty",
+        "full",
+        "arange",
+        "rand",
+        "token_bytes",
+        "token_hex",
+        "randbytes",
+        "truncate",
+        "posix_fallocate",
+    ]
+)
+MOST_APPARENT = 2**40
 MOST_STEPS = 20_000
 MOST_MEMORY = 2**30
 _DARK = ("ctypes", "importlib", "cffi", "marshal", "pickle")
@@ -56,6 +84,7 @@ class _Python(ast.NodeVisitor):
         self.names: dict[str, str] = {}
         self.values: dict[str, Any] = {}
         self.names_of: dict[str, list[str]] = {}
+        self.numbers: dict[str, str] = {}
         self.locks = False
         self.steps = 0
 
@@ -92,11 +121,54 @@ class _Python(ast.NodeVisitor):
                 value = self.text(node.value)
                 value = value if len(value) <= MOST_TEXT else UNKNOWN
                 self.values[target.id] = value if known is None or known == value else UNKNOWN
+                number = self.number(node.value)
+                if number is not None:
+                    self.numbers[target.id] = str(number)
+                else:
+                    self.numbers.pop(target.id, None)
                 if isinstance(node.value, ast.Attribute):
                     self.names[target.id] = self.name(node.value)
 
+    def number(self, node: ast.expr | None) -> int | None:
+        """The whole number that an expression comes to, names that were given one among it."""
+        if isinstance(node, ast.Call) and self.name(node.func) == "int" and node.args:
+            node = node.args[0]
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and abs(node.value) < 1e15:
+            return int(node.value)
+        return None if node is None else number_of(node, self.numbers.get)
+
+    def sized(self, name: str, node: ast.Call) -> None:
+        """Calls that make something as large as they are told."""
+        plain = name.rsplit(".", 1)[-1]
+        at = 1 if plain in ("truncate", "posix_fallocate") and name.startswith("os.") else 0
+        at = 2 if plain == "posix_fallocate" else at
+        size = self.number(node.args[at]) if len(node.args) > at else None
+        if plain in ("list", "tuple", "set", "sorted", "bytearray", "bytes") and node.args:
+            inner = node.args[0]
+            held = _range(inner, self.numbers.get) if isinstance(inner, ast.Call) else None
+            size = held * 8 if held is not None else size if plain.startswith("byte") else None
+        elif name.startswith(("numpy.", "np.", "torch.", "array.")):
+            size = size * 8 if size is not None else None
+        if size is not None and size > (MOST_APPARENT if plain == "truncate" else MOST_MEMORY):
+            self.add(
+                "exhaust",
+                "disk" if plain in ("truncate", "posix_fallocate") else "memory",
+                "system",
+                detail=str(size),
+            )
+
     def visit_BinOp(self, node: ast.BinOp) -> None:
         self.generic_visit(node)
+        if isinstance(node.op, (ast.Pow, ast.LShift)):
+            base = self.number(node.left) if isinstance(node.op, ast.Pow) else 2
+            power = self.number(node.right)
+            if (
+                base is not None
+                and power is not None
+                and abs(base) > 1
+                and power * abs(base).bit_length() > MOST_MEMORY
+            ):
+                self.add("exhaust", "cpu", "system", detail="a number of that length")
         if isinstance(node.op, ast.Mult):
             for one, two in ((node.left, node.right), (node.right, node.left)):
                 size = (
@@ -105,9 +177,18 @@ class _Python(ast.NodeVisitor):
                     else 0
                 )
                 size = size or (8 if isinstance(one, (ast.List, ast.Tuple)) else 0)
-                times = number_of(two, lambda name: None) if size else None
+                named = isinstance(one, ast.Name) and one.id in self.values and one.id not in self.numbers
+                size = size or (1 if named else 0)
+                times = self.number(two) if size else None
                 if times is not None and times * size > MOST_MEMORY:
                     self.add("exhaust", "memory", "system", detail=str(times * size))
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        self.generic_visit(node)
+        times = self.number(node.value) if isinstance(node.op, ast.Mult) else None
+        name = node.target.id if isinstance(node.target, ast.Name) else ""
+        if times is not None and times > MOST_MEMORY and name not in self.numbers:
+            self.add("exhaust", "memory", "system", detail=str(times))
 
     def visit_ListComp(self, node: ast.ListComp) -> None:
         self.comprehended(node.generators, [node.elt])
@@ -131,7 +212,15 @@ class _Python(ast.NodeVisitor):
             count *= _range(each.iter) or 1
         for part in (*parts, *(test for each in generators for test in each.ifs)):
             self.visit(part)
-        if count >= 1000 and len(self.effects) + len(self.scripts) > before:
+        self.repeated(count, before)
+
+    def repeated(self, count: int, before: int) -> None:
+        """What a loop of so many rounds comes to, by what was found in it."""
+        if count >= MANY_IDS and any(each.kind == "kill" and SCALAR in each.target for each in self.effects):
+            self.add("kill", "name:*", "process")
+        if count > 10**10:
+            self.add("exhaust", "cpu", "system", detail=f"{count} times")
+        elif count >= 1000 and len(self.effects) + len(self.scripts) > before:
             self.add("exhaust", "disk", "system", detail=f"{count} times")
 
     def bind(self, target: ast.expr, listed: list[str] | None, source: ast.expr) -> None:
@@ -159,8 +248,7 @@ class _Python(ast.NodeVisitor):
                 self.values[node.target.id] = option
             for child in node.body:
                 self.visit(child)
-        if count is not None and count >= 1000 and len(self.effects) + len(self.scripts) > before:
-            self.add("exhaust", "disk", "system", detail=f"{count} times")
+        self.repeated(count or 1, before)
 
     def visit_While(self, node: ast.While) -> None:
         endless = isinstance(node.test, ast.Constant) and bool(node.test.value)
@@ -314,6 +402,8 @@ class _Python(ast.NodeVisitor):
         one = self.text(given[0]) if given else UNKNOWN
         two = self.text(given[1]) if len(given) > 1 else UNKNOWN
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        if name.rsplit(".", 1)[-1] in _SIZED:
+            self.sized(name, node)
         if name in _DELETES:
             self.add("delete", one, recursive=name.endswith("rmtree"))
         elif name in _TWO:
@@ -416,7 +506,7 @@ class _Python(ast.NodeVisitor):
         self.unclear += unclear
 
 
-def _range(node: ast.expr) -> int | None:
+def _range(node: ast.expr, known: Callable[[str], str | None] = lambda name: None) -> int | None:
     if (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
@@ -424,7 +514,7 @@ def _range(node: ast.expr) -> int | None:
         and node.args
     ):
         last = node.args[1] if len(node.args) > 1 else node.args[0]
-        return number_of(last, lambda name: None)
+        return number_of(last, known)
     return None
 
 
@@ -436,6 +526,19 @@ _ACTIVE = re.compile(
     r"\b(system|exec|unlink|rmtree|rmdir|rename|open|chmod|chown|kill|fork|eval|require|readFile|writeFile|spawn|File|"
     r"FileUtils|IO|Dir|fs|child_process|shell_exec|passthru|popen|socket|fetch|http)\b|`"
 )
+
+
+_REPEATED = re.compile(
+    r"(?:['\")\]]\s*(?:x=?|\*)\s*|(?:repeat|alloc|allocUnsafe|padStart|padEnd|padEnd|str_repeat|fill|Array|Array\.new|ArrayBuffer"
+    r"|Uint8Array|range)\(\s*(?:'[^']*'\s*,\s*|\"[^\"]*\"\s*,\s*)?)(\d[\d_]{0,18})(?:\s*\*\*\s*(\d{1,3})|e(\d{1,3}))?"
+)
+"""Something made by repeating: its count, and a power or an exponent."""
+
+
+def _huge(match: re.Match[str]) -> bool:
+    base = int(match[1].replace("_", ""))
+    power = int(match[2] or 1)
+    return base.bit_length() * power > 200 or base**power * 10 ** min(int(match[3] or 0), 60) > MOST_MEMORY
 
 
 def read_other(language: str, program: str, call: Call) -> Read:
@@ -467,6 +570,8 @@ def read_other(language: str, program: str, call: Call) -> Read:
             recursive=True,
         )
         left = left.replace(match[0], "")
+    if any(_huge(match) for match in _REPEATED.finditer(left)):
+        effects.append(Effect("exhaust", "memory", "system", call.verb, detail="of that size"))
     if re.search(r"\bfork\b", left) and re.search(r"\bwhile\b|\bfor\b|\bloop\b|while\(1\)", left):
         effects.append(Effect("exhaust", "processes", "system", call.verb, detail="forks"))
     left = re.sub(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ HOME = "\ufdd2"
 MARKERS = (UNKNOWN, SCALAR, HOME)
 MOST_COMMANDS = 2_000
 MOST_TEXT = 64 * 1024
+MOST_SHIFTED = 12
+"""Positional arguments that `shift` is followed over."""
 MOST_INNER = 12
 """Scripts within scripts (``bash -c``, eval, substitutions of text) that are followed."""
 
@@ -33,6 +36,8 @@ class Found:
     links: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str | None] = field(default_factory=dict)
     """Files that the script writes, and substitutions it reads as files: their text, None where it cannot be told."""
+    searched: set[str] = field(default_factory=set)
+    """Folders in which the script has programs looked for."""
     held: bool = False
     """Whether a lock is held on a descriptor."""
     steps: int = 0
@@ -79,6 +84,10 @@ class State:
     cwds: tuple[str, ...] = (".",)
     before: tuple[str, ...] = (UNKNOWN,)
     positional: tuple[str, ...] | None = None
+    others: tuple[tuple[str, ...] | None, ...] = ()
+    """What the positional arguments may be as well, where a `shift` may or may not have happened."""
+    references: dict[str, str] = field(default_factory=dict)
+    """Names that stand for other variables (``declare -n``)."""
     privileged: bool = False
     other: bool = False
     wrappers: tuple[str, ...] = ()
@@ -86,6 +95,8 @@ class State:
     paced: bool = False
     background: bool = False
     piped: bool = False
+    bottomless: bool = False
+    """Whether the input is one without an end: ``< /dev/zero``."""
     inner: int = 0
     calling: tuple[str, ...] = ()
 
@@ -94,12 +105,38 @@ class State:
         new = State(**{name: getattr(self, name) for name in self.__dataclass_fields__})
         new.values, new.arrays = dict(self.values), dict(self.arrays)
         new.functions, new.aliases = dict(self.functions), dict(self.aliases)
+        new.references = dict(self.references)
         return new
 
     def assign(self, name: str, value: str) -> None:
         """A variable's new value."""
+        name = self.named(name)
         self.values[name] = (value,)
         self.arrays.pop(name, None)
+
+    def named(self, name: str) -> str:
+        """The variable that a name stands for: itself, unless it is a reference."""
+        for _ in range(8):
+            if name not in self.references:
+                break
+            name = self.references[name]
+        return name
+
+    def stand(self, possible: Iterable[tuple[str, ...] | None]) -> None:
+        """What the positional arguments may be from now on."""
+        first, *rest = dict.fromkeys(possible)
+        self.positional, self.others = (first, tuple(rest)) if len(rest) <= MOST_SHIFTED else (None, ())
+
+    def doubt(self, before: State) -> None:
+        """What was done since then may not have been done."""
+        for name, values in list(self.values.items()):
+            old = before.values.get(name)
+            if old is not None and old != values:
+                self.values[name] = tuple(dict.fromkeys((*values, *old)))[:8]
+        if self.cwds != before.cwds:
+            self.cwds = tuple(dict.fromkeys((*self.cwds, *before.cwds)))[:4]
+        if (self.positional, self.others) != (before.positional, before.others):
+            self.stand((self.positional, *self.others, before.positional, *before.others))
 
     def merge(self, other: State) -> None:
         """What may hold after a part that may or may not have run, in ``other``."""
@@ -114,6 +151,9 @@ class State:
             self.arrays[name] = fields
         self.functions.update(other.functions)
         self.aliases.update(other.aliases)
+        self.references.update(other.references)
+        if (self.positional, self.others) != (other.positional, other.others):
+            self.stand((self.positional, *self.others, other.positional, *other.others))
         both = tuple(dict.fromkeys((*self.cwds, *other.cwds)))
         self.cwds = both if len(both) <= 4 else (UNKNOWN,)
 

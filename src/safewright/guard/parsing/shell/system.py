@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from safewright.guard.parsing.shell.exhausting import MANY_IDS
 from safewright.guard.parsing.shell.model import UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options, value_of
 from safewright.guard.parsing.shell.pids import named
+from safewright.guard.parsing.shell.state import has_glob
 from safewright.guard.parsing.shell.touching import on, paths
+from safewright.guard.parsing.shell.versioning import does_config
 
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.calls import Call
@@ -81,6 +84,8 @@ def does_kill(call: Call) -> list[Effect]:
     words = call.fields[1:]
     if any(each in ("-l", "-L", "--list") for each in words) or "-0" in words:
         return []
+    if call.verb in ("skill", "snice") and (user := value_of(words, "-u", "--user")):
+        return [on(call, "kill", f"user:{user}", "process")]
     signal = next((each for each in words if re.fullmatch(r"-(\d+|[A-Z][A-Z0-9]+)", each)), "")
     signal = value_of(words, "-s", "--signal", "-n") or signal
     pids = [
@@ -96,6 +101,10 @@ def does_kill(call: Call) -> list[Effect]:
     pids = [each for each in pids if each not in (signal.lstrip("-"), "--")]
     if words[:1] == ["-1"] and len(words) == 1:
         pids = ["-1"]
+    counted = sum(1 for each in pids if each.isdigit())
+    if any(has_glob(each) for each in pids) or counted >= MANY_IDS:
+        # Names that are numbers are those of /proc; ids that are counted up are everybody's.
+        return [on(call, "kill", "name:*", "process", signal)]
     return [on(call, "kill", named(each), "process", signal) for each in pids]
 
 
@@ -103,14 +112,36 @@ def does_pkill(call: Call) -> list[Effect]:
     words = call.fields[1:]
     if call.verb == "killall5":
         return [on(call, "kill", "-1", "process")]
+    # `-STOP` is a signal, and no cluster of options.
+    words = [each for each in words if not re.fullmatch(r"-(?:SIG)?[A-Z]{2,}[A-Z0-9+-]*|-\d+", each)]
     user = value_of(words, "-u", "-U", "--user", "--euid")
-    letters, operands = options(words, "uUsgPt", ("--user", "--euid", "--signal", "-signal"))
+    valued = "uUsgGPtFoy" if call.verb == "pkill" else "usoyg"
+    letters, operands = options(
+        words, valued.replace("o", "") if call.verb == "pkill" else valued,
+        ("--user", "--euid", "--uid", "--signal", "-signal", "--parent", "--pidfile", "--pgroup", "--group",
+         "--terminal", "--session", "--ns", "--older-than", "--younger-than", "--older"),
+    )  # fmt: skip
     if call.verb == "fuser":
         return [on(call, "kill", " ".join(operands), "process", "fuser")] if letters & {"k", "-kill"} else []
+    if call.verb == "pkill" and letters & {"v", "--inverse"}:
+        return [on(call, "kill", "name:*", "process", "all but one")]
+    if (
+        call.verb == "pkill"
+        and not operands
+        and (parent := value_of(words, "-P", "--parent", "-s", "--session"))
+    ):
+        first = {"0", "1"} & set(parent.split(","))
+        return [on(call, "kill", "name:*" if first else f"below:{parent}", "process")]
+    if call.verb == "pkill" and (file := value_of(words, "-F", "--pidfile")):
+        name = file.rsplit("/", 1)[-1].removesuffix(".pid")
+        return [on(call, "kill", f"name:{name}", "process")]
     if user and not operands:
         return [on(call, "kill", f"user:{user}", "process")]
     operands = [each for each in operands if not each.isdigit() or len(operands) == 1]
-    return [on(call, "kill", f"name:{each}", "process") for each in operands]
+    if letters & {"i", "I", "--ignore-case"}:
+        operands = [each.lower() for each in operands]
+    part = "part" if call.verb == "pkill" and "x" not in letters and "--exact" not in letters else ""
+    return [on(call, "kill", f"name:{each}", "process", part) for each in operands]
 
 
 def does_renice(call: Call) -> list[Effect]:
@@ -371,6 +402,8 @@ def does_git(call: Call) -> list[Effect]:
         each in ("-f", "--force", "--mirror", "--delete") or each.startswith("+") for each in words
     ):
         return [on(call, "send", "remote", "host", "force")]
+    if verb == "config":
+        does_config(call, words[1:])
     if verb == "config" and "--system" in words:
         return paths(call, "append", ["/etc/gitconfig"])
     return []

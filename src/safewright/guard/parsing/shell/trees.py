@@ -16,6 +16,28 @@ def leaves(node: Any) -> bool:
     return any(leaves(child) for child in inside)
 
 
+def stray(node: Any) -> list[Any]:
+    """Words behind a redirection that the grammar takes for a part of it: ``rm -rf 2>/dev/null /etc``."""
+    if node.type == "file_redirect":
+        return list(node.children_by_field_name("destination")[1:])
+    if node.type != "heredoc_redirect":
+        return []
+    inside = [child for child in node.named_children if child.type == "file_redirect"]
+    return [*node.children_by_field_name("argument"), *(word for each in inside for word in stray(each))]
+
+
+def last_command(node: Any) -> Any:
+    """The command whose redirections these are, where they hang on a list or a pipeline; None without one."""
+    while node is not None and node.type != "command":
+        if node.type == "redirected_statement":
+            node = node.child_by_field_name("body")
+        elif node.type in ("list", "pipeline", "negated_command") and node.named_children:
+            node = node.named_children[-1]
+        else:
+            return None
+    return node
+
+
 def feeds_itself(text: str) -> bool:
     """Whether a loop's body changes variables, so that its second round differs from its first."""
     return re.search(r"(?m)(?:^|[;\s])\w+\+?=[^=]|\bcd\s", text) is not None

@@ -25,7 +25,7 @@ READS = _words(
     b2sum base32 base64 bat batcat bzcat cat cksum cmp column comm csvlook cut diff diff3 exiftool
     expand ffprobe file fmt fold head hexdump iconv identify join jq less lz4cat md5sum more nano_view
     nl objdump od paste pr readelf rev sdiff sha1sum sha224sum sha256sum sha384sum sha512sum shuf sort
-    strings sum tac tail tsort unexpand uniq view wc xmllint xxd xzcat yq zcat zless
+    strings sum tac tail tsort unexpand uniq wc xmllint xxd xzcat yq zcat zless
     """
 )
 """Commands that read the files they are given."""
@@ -56,7 +56,7 @@ BUILDS = _words(
 """Tools of everyday development."""
 EDITORS = _words(
     """
-    ed emacs ex micro nano nvim pico vi vim
+    ed emacs ex gvim micro nano nvim pico red rvim vi view vim vimdiff
     """
 )
 """Editors."""

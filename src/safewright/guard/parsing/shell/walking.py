@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from safewright.errors import need_extra
 from safewright.guard.parsing.shell.calls import Call, carry_out
-from safewright.guard.parsing.shell.exhausting import MANY, count_of, of_pipeline
+from safewright.guard.parsing.shell.exhausting import (
+    CHANGING,
+    MANY,
+    count_of,
+    many_ids,
+    of_input,
+    of_pipeline,
+)
 from safewright.guard.parsing.shell.heredocs import plain_ends
+from safewright.guard.parsing.shell.launching import does_environment, searched
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Command, Effect, Script
+from safewright.guard.parsing.shell.positional import MOST_READINGS, readings, rounds_of
 from safewright.guard.parsing.shell.scripts import text_of, wrote
 from safewright.guard.parsing.shell.state import (
     MARKERS,
@@ -24,13 +33,12 @@ from safewright.guard.parsing.shell.state import (
     place,
     settled,
 )
-from safewright.guard.parsing.shell.trees import common, depth, feeds_itself, leaves
+from safewright.guard.parsing.shell.touching import BOTTOMLESS
+from safewright.guard.parsing.shell.trees import common, depth, last_command, leaves, stray
 from safewright.guard.parsing.shell.words import Words
 
 MOST_BYTES = 16 * 1024
 MOST_DEPTH = 200
-MOST_READINGS = 16
-_DARK: tuple[str, ...] = (UNKNOWN,)
 ENDLESS = ("true", ":", "[ 1 ]", "[[ 1 ]]", "((1))", "test 1", "(( 1 ))", "[ true ]", "/bin/true")
 
 
@@ -59,7 +67,9 @@ def read(command: str | None) -> Script:
     language = _language()
     found = Found()
     try:
-        _Walk(found, language).inner(command, State(found))
+        walk = _Walk(found, language)
+        walk.inner(command, State(found))
+        searched(walk)
     except TooMuch as error:
         found.unparsed.append(str(error))
     except RecursionError:
@@ -81,6 +91,7 @@ class _Walk:
 
     def __init__(self, found: Found, language: Any) -> None:
         self.found, self.language = found, language
+        self.strays: dict[int, list[Any]] = {}
 
     def inner(self, text: str, state: State) -> str | None:
         """Read a whole text under a state; what it prints, where that can be told."""
@@ -119,13 +130,9 @@ class _Walk:
 
     def _one(self, node: Any, state: State, stdin: str | None) -> str | None:
         self.found.step()
-        handler = getattr(self, f"_on_{node.type}", None)
-        if handler is not None:
-            return handler(node, state, stdin)  # type: ignore[no-any-return]
-        if node.type == "ERROR":
-            self._all(node, state, stdin)
-            return None
-        return self._all(node, state, stdin)
+        handler = getattr(self, f"_on_{node.type}", self._all)
+        printed = handler(node, state, stdin) if node.type != "comment" else ""
+        return None if node.type == "ERROR" else printed
 
     # Statements.
 
@@ -134,30 +141,18 @@ class _Walk:
         outputs = {self._command(node, state, stdin, chosen) for chosen in self._readings(node, state)}
         many = re.search(rb"\{\d+\.\.(\d{4,12})\}", node.text)
         made = [effect for each in self.found.commands[before:] for effect in each.effects]
+        many_ids(self.found.commands, before, node.text.decode("utf-8", "replace"))
         if many and any(effect.kind in ("create", "write", "append") for effect in made):
             effect = Effect("exhaust", "disk", "system", "braces", detail=f"{int(many[1])} times")
             self.emit(Command("braces"), [effect], state)
         return outputs.pop() if len(outputs) == 1 else None
 
-    def _readings(self, node: Any, state: State) -> list[dict[str, str]]:
+    def _readings(self, node: Any, state: State) -> Iterator[dict[str, str]]:
         """The ways in which a node can be read, where variables in it may have several values."""
-        several = {name: values for name, values in state.values.items() if len(values) > 1}
-        if not several:
-            return [{}]
-        text = node.text.decode("utf-8", "replace")
-        used = [name for name in several if re.search(rf"\b{re.escape(name)}\b", text)]
-        count = 1
-        for name in used:
-            count *= len(several[name])
-        if count > MOST_READINGS:
-            used_values = dict.fromkeys(used, _DARK)
-        else:
-            used_values = {name: several[name] for name in used}
-        rows = itertools.product(*used_values.values())
-        return [dict(zip(used_values, row, strict=True)) for row in rows]
+        return readings(state, node.text.decode("utf-8", "replace"))
 
     def _words(self, state: State, chosen: dict[str, str]) -> Words:
-        return Words(state, chosen, self._substitute)
+        return Words(state, chosen, self._substitute, self.inner)
 
     def _substitute(self, node: Any, state: State) -> str | None:
         return self._all(node, state.copy(), None)
@@ -173,17 +168,18 @@ class _Walk:
                 stdin = "".join(words.text(each) for each in child.named_children) + "\n"
             elif child.type == "file_redirect":
                 self._redirect(child, words, state)
+                fields += [each for word in stray(child) for each in words.fields(word)]
             elif child.type not in ("comment", "heredoc_redirect"):
                 fields += words.fields(child)
+        fields += [each for word in self.strays.get(node.id, ()) for each in words.fields(word)]
         if not fields:
             for name, value in assigned:
+                does_environment(self, name, value, state)
                 state.assign(name, value)
             return ""
         for name, value in assigned:
-            if name in ("LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "BASH_ENV", "PROMPT_COMMAND"):
-                self.found.unclear(f"{name} is set for a command")
+            does_environment(self, name, value, state)
             self.found.names.add(name)
-            del value
         call = Call(self, state, fields, stdin)
         return carry_out(call)
 
@@ -202,25 +198,55 @@ class _Walk:
             if value is not None and value.type == "array":
                 name = self._value_of(node, words)[0]
                 fields = [field for child in value.named_children for field in words.fields(child)]
+                name = state.named(name)
                 state.arrays[name] = tuple(fields)
                 state.values.pop(name, None)
-                return ""
+                continue
             name, text = self._value_of(node, words)
             if "+=" in node.text.decode("utf-8", "replace").split("=", 1)[0] + "=":
-                text = (state.values.get(name, (UNKNOWN,))[0]) + text
+                text = (state.values.get(state.named(name), (UNKNOWN,))[0]) + text
             values.append(text)
+        if value is not None and value.type == "array":
+            return ""
         self.found.names.add(name)
         if not re.fullmatch(r"\w+", name):
             return ""
+        for text in dict.fromkeys(values):
+            does_environment(self, name, text, state)
+        name = state.named(name)
         state.values[name] = tuple(dict.fromkeys(values))[:8]
         state.arrays.pop(name, None)
         return ""
 
     def _on_declaration_command(self, node: Any, state: State, stdin: str | None) -> str | None:
+        verb = node.children[0].type if node.children else ""
+        words = [
+            child.text.decode("utf-8", "replace") for child in node.named_children if child.type == "word"
+        ]
+        flags = "".join(each[1:] for each in words if each.startswith("-")) if verb != "export" else ""
+        if re.search(r"[luc]", flags):
+            self.found.unclear("a variable that changes what it is given")
         for child in node.named_children:
-            if child.type == "variable_assignment":
+            if child.type == "variable_assignment" and "n" in flags:
+                self._refer(child, state)
+            elif child.type == "variable_assignment":
                 self._on_variable_assignment(child, state, stdin)
+            elif child.type in ("string", "raw_string", "concatenation", "ansi_c_string"):
+                for chosen in self._readings(child, state):
+                    name, equals, value = self._words(state, chosen).text(child).partition("=")
+                    if equals and re.fullmatch(r"\w+", name):
+                        does_environment(self, name, value, state)
+                        state.assign(name, value)
         return ""
+
+    def _refer(self, node: Any, state: State) -> None:
+        """A name that stands for another variable."""
+        for chosen in self._readings(node, state):
+            name, target = self._value_of(node, self._words(state, chosen))
+            if not re.fullmatch(r"\w+", target) or state.references.get(name, target) != target:
+                self.found.unclear("a name that stands for a variable that cannot be told")
+            elif target != name:
+                state.references[name] = target
 
     def _on_unset_command(self, node: Any, state: State, stdin: str | None) -> str | None:
         for child in node.named_children:
@@ -243,9 +269,6 @@ class _Walk:
             else:
                 self._inner_substitutions(child, state)
 
-    def _on_comment(self, node: Any, state: State, stdin: str | None) -> str | None:
-        return ""
-
     def _on_subshell(self, node: Any, state: State, stdin: str | None) -> str | None:
         return self._all(node, state.copy(), stdin)
 
@@ -264,10 +287,10 @@ class _Walk:
                 )
                 self.emit(Command(name), [effect], state)
             return None
-        kept = state.positional, state.calling
-        state.positional, state.calling = tuple(arguments), (*state.calling, name)
+        kept = state.positional, state.others, state.calling
+        state.positional, state.others, state.calling = tuple(arguments), (), (*state.calling, name)
         printed = self._one(body, state, stdin)
-        state.positional, state.calling = kept
+        state.positional, state.others, state.calling = kept
         return printed
 
     def _on_list(self, node: Any, state: State, stdin: str | None) -> str | None:
@@ -289,16 +312,8 @@ class _Walk:
         parent = node.parent
         if not is_or and (parent is None or parent.type != "list") and kept is not state:
             # What the right side of && did may not have happened once the chain is over.
-            self._doubt(state, kept)
+            state.doubt(kept)
         return None if first is None or last is None else first + last
-
-    def _doubt(self, state: State, before: State) -> None:
-        for name, values in list(state.values.items()):
-            old = before.values.get(name)
-            if old is not None and old != values:
-                state.values[name] = tuple(dict.fromkeys((*values, *old)))[:8]
-        if state.cwds != before.cwds:
-            state.cwds = tuple(dict.fromkeys((*state.cwds, *before.cwds)))[:4]
 
     def _on_pipeline(self, node: Any, state: State, stdin: str | None) -> str | None:
         parts = [child for child in node.named_children if child.type != "comment"]
@@ -342,7 +357,20 @@ class _Walk:
         started = len(self.found.commands)
         taken = False if late else self._redirects(files, node, state)
         redirected = self.found.commands[started:]
+        kept = state.bottomless
+        bottomless = any(each.verb == "<" and BOTTOMLESS.match(each.arguments[0]) for each in redirected)
+        state.bottomless = bottomless or kept
+        if words_behind := [word for child in node.named_children for word in stray(child)]:
+            command = last_command(body)
+            if command is None:
+                self.found.unclear("words behind a redirection")
+            else:
+                self.strays[command.id] = words_behind
         printed = self._one(body, state, stdin) if body is not None else stdin
+        state.bottomless = kept
+        drained = of_input(self.found.commands[started + len(redirected) :])
+        if bottomless and not state.paced and drained:
+            self.emit(Command("input"), drained, state)
         taken = self._redirects(files, node, state) if late else taken
         self._keep(files, printed, node, state)
         if body is not None and body.type == "pipeline" and redirected:
@@ -361,7 +389,10 @@ class _Walk:
                 literal = part.text[:1] in (b"'", b'"', b"\\")
             elif part.type == "heredoc_body":
                 stdin = part.text.decode("utf-8", "replace") if literal else words.body(part)
-            elif part.type not in ("file_redirect", "heredoc_end"):
+            elif part.type not in (
+                "file_redirect",
+                "heredoc_end",
+            ) and part not in node.children_by_field_name("argument"):
                 rest = part
         return stdin, rest
 
@@ -428,18 +459,8 @@ class _Walk:
             path = place(target, cwd)
             if self.found.links:
                 path = self.found.followed(path, itself=kind in ("delete", "move", "link", "create"))
-            effects.append(
-                Effect(
-                    kind,
-                    path,
-                    "path",
-                    verb,
-                    privileged=state.privileged,
-                    resolved=settled(path),
-                    pattern=has_glob(path),
-                    **more,
-                )
-            )
+            more |= {"resolved": settled(path), "pattern": has_glob(path)}
+            effects.append(Effect(kind, path, "path", verb, privileged=state.privileged, **more))
         return effects
 
     # Control flow.
@@ -488,7 +509,9 @@ class _Walk:
             values = values if len(values) <= MOST_READINGS else [common(values)]
         if name is not None:
             state.values[name.text.decode("utf-8", "replace")] = tuple(values) or ("",)
-        self._loop(node.child_by_field_name("body"), state, stdin, times)
+        body = node.child_by_field_name("body")
+        told = len(values) == times and not any(UNKNOWN in value for value in values)
+        self._loop(body, state, stdin, times, exact=told and body is not None and not leaves(body))
         return None
 
     def _on_c_style_for_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
@@ -498,12 +521,8 @@ class _Walk:
         if name:
             state.values[name[1]] = (SCALAR,)
         endless = re.search(r"\(\(\s*;\s*;", text) is not None
-        self._loop(
-            node.child_by_field_name("body"),
-            state,
-            stdin,
-            None if endless else int(match[1]) if match else 10,
-        )
+        times = None if endless else int(match[1]) if match else 10
+        self._loop(node.child_by_field_name("body"), state, stdin, times)
         return None
 
     def _on_while_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
@@ -532,7 +551,9 @@ class _Walk:
         self._loop(body, state, stdin, times)
         return None
 
-    def _loop(self, body: Any, state: State, stdin: str | None, times: int | None) -> None:
+    def _loop(
+        self, body: Any, state: State, stdin: str | None, times: int | None, *, exact: bool = False
+    ) -> None:
         if body is None:
             return
         inside = state.copy()
@@ -541,14 +562,15 @@ class _Walk:
         paced = re.search(r"\b(sleep|inotifywait|wait|read)\b", text) is not None
         inside.paced = state.paced or paced
         before = len(self.found.commands)
-        self._all(body, inside, stdin)
-        self._all(body, inside, stdin) if times != 1 and feeds_itself(text) else None
+        rounds, shifts = rounds_of(inside, text, times, exact)
+        left: list[Any] = []
+        for _ in range(rounds):
+            self._all(body, inside, stdin)
+            left += [inside.positional, *inside.others]
+        if shifts == "some":  # after some round it has ended
+            inside.stand(left)
         made = self.found.commands[before:]
-        changing = any(
-            effect.kind in ("write", "append", "create", "mount", "log")
-            for each in made
-            for effect in each.effects
-        )
+        changing = any(effect.kind in CHANGING for each in made for effect in each.effects)
         spawning = (
             any(each.background for each in made) or re.search(r"&\s*(?:done|$|;|\n|})", text) is not None
         )
@@ -560,6 +582,8 @@ class _Walk:
             effect = Effect("exhaust", what, "system", "loop", privileged=state.privileged, detail=detail)
             self.emit(Command("loop", (), loops=times), [effect], state)
         state.merge(inside)
+        if shifts == "all":
+            state.positional, state.others = inside.positional, inside.others
 
     def emit(self, command: Command, effects: list[Effect], state: State) -> None:
         """Note a command with its effects."""

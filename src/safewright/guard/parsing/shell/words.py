@@ -25,7 +25,16 @@ MOST_CHANGED = 512
 
 _SCALARS = "$ ? # ! RANDOM SECONDS UID EUID HOSTNAME LINENO BASHPID EPOCHSECONDS USER LOGNAME"
 SCALARS = frozenset(_SCALARS.split(" "))
-_DEFAULTS = {"HOME": HOME, "IFS": " \t\n", "TMPDIR": "/tmp", "SHELL": "/bin/bash", "-": SCALAR}
+USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_BACKTICKS = re.compile(r"(?<!\\)`((?:[^`\\]|\\.)*)`", re.S)
+_DEFAULTS = {
+    "PATH": USUAL_PATH,
+    "HOME": HOME,
+    "IFS": " \t\n",
+    "TMPDIR": "/tmp",
+    "SHELL": "/bin/bash",
+    "-": SCALAR,
+}
 Substitute = Callable[[Any, State], "str | None"]
 
 
@@ -36,10 +45,17 @@ class Words:
         state: Variables and working folder.
         chosen: The value taken, in this reading, of each variable that may have several.
         substitute: Walks a command substitution; what it prints, where that can be told.
+        inner: Reads a script that stands in a word as text.
     """
 
-    def __init__(self, state: State, chosen: dict[str, str], substitute: Substitute) -> None:
-        self.state, self.chosen, self.substitute = state, chosen, substitute
+    def __init__(
+        self,
+        state: State,
+        chosen: dict[str, str],
+        substitute: Substitute,
+        inner: Callable[[str, State], str | None],
+    ) -> None:
+        self.state, self.chosen, self.substitute, self.inner = state, chosen, substitute, inner
 
     def fields(self, node: Any) -> list[str]:
         """What a word becomes: usually one text; braces and unquoted expansions can make several, or none."""
@@ -130,6 +146,9 @@ class Words:
         self._inner(node)
         name = text[1:]
         if name.startswith("{"):
+            # The grammar takes what stands in backticks here for a plain word.
+            for command in _BACKTICKS.findall(text):
+                self.inner(re.sub(r"\\([$`\\])", r"\1", command), self.state.copy())
             return self._braced(name[1:-1], quoted)
         return self._variable(name, quoted)
 
@@ -143,6 +162,7 @@ class Words:
 
     def _looked_up(self, name: str, quoted: bool) -> str:
         state = self.state
+        name = state.named(name)
         if name in ("@", "*"):
             return self._many(state.positional)
         if name.isdigit():
@@ -178,7 +198,7 @@ class Words:
         if inside.startswith("#"):
             return SCALAR
         if match := re.fullmatch(r"(!?)(\w+)\[([^\]]*)\]", inside):
-            fields = self.state.arrays.get(match[2])
+            fields = self.state.arrays.get(self.state.named(match[2]))
             if match[1]:
                 return SCALAR
             if fields is None:
@@ -195,7 +215,7 @@ class Words:
         match = re.match(r"(\w+|[@*?$!#-])", inside)
         if match is None:
             return UNKNOWN
-        name, rest = match[1], inside[match.end() :]
+        name, rest = self.state.named(match[1]), inside[match.end() :]
         if not rest:
             return self._variable(name, quoted)
         value = self.known(name)
