@@ -288,3 +288,89 @@ def test_what_hangs_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
         opened.deadline_s = 30
         while opened.check(READ).decision != "allow":
             pass
+
+
+class Half:
+    """An environment without what it is asked."""
+
+    def stat(self, path: str) -> None:
+        return None
+
+
+class Falling:
+    """An object that fails when it is looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("made-up defect")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"schema": {"required": [["name"]]}},
+        {"schema": {"required": [{"name": 1}]}},
+        {"schema": {"required": "name"}},
+        {"schema": {"properties": ["name"]}},
+        {"schema": {"properties": {"name": object()}}},
+        {"schema": {"additionalProperties": "no"}},
+        {"schema": {"properties": {"name": {"default": float("nan")}}}},
+        {"schema": ["name"]},
+        {"environment": "/home/ann"},
+        {"environment": {"/home/ann": {"type": "dir"}}},
+        {"environment": Half()},
+        {"environment": Falling()},
+    ],
+)
+@pytest.mark.parametrize("fail_mode", ["closed", "open"])
+def test_what_a_host_hands_over_is_its_own_error(given: dict[str, Any], fail_mode: Any) -> None:
+    """A malformed schema or environment is never let through, not even by an open guard."""
+    call = Action("bash", {"cmd": "rm a"}, principal=ANN, **given)
+    with Guard(fail_mode=fail_mode) as opened:
+        verdict = opened.check(call)
+        assert opened.check(Action("bash", {"cmd": "rm a"}, principal=ANN)).allowed
+    assert (verdict.decision, verdict.failure) == ("deny", "invalid_action")
+    assert "schema" in verdict.detail or "environment" in verdict.detail
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"type": "object", "properties": None, "required": None},
+        {"properties": {"cmd": {"type": "string"}}},
+    ],
+)
+def test_a_plain_schema_is_none(schema: dict[str, Any]) -> None:
+    with Guard() as opened:
+        assert opened.check(Action("bash", {"cmd": "ls"}, principal=ANN, schema=schema)).allowed
+
+
+class Lying:
+    """An environment whose answers are no answers."""
+
+    def stat(self, path: str) -> Any:
+        return {"type": "file"}
+
+    def listdir(self, path: str) -> Any:
+        return 3
+
+    def groups(self, user: str) -> Any:
+        return None
+
+    def free_bytes(self, path: str) -> Any:
+        return "much"
+
+    def home(self, user: str) -> Any:
+        return 7
+
+
+@pytest.mark.parametrize(
+    "command", ["rm a", "rm -rf a/*", "cp a b", "echo x > /srv/a", "cat a", "rm -rf /etc"]
+)
+def test_answers_that_are_none_are_not_known(command: str) -> None:
+    environment = cast(Any, Lying())
+    with Guard(fail_mode="open") as opened:
+        verdict = opened.check(Action("bash", {"cmd": command}, principal=ANN, environment=environment))
+    assert not verdict.allowed
+    assert verdict.failure is None
+    assert any(each.id == "environment.answered" and each.status == "unknown" for each in verdict.checks)

@@ -200,6 +200,31 @@ def test_and_judged_by_what_they_touch(coding: Guard, tool: str, arguments: dict
     assert not coding.check(Action(tool, arguments, principal=ANN)).allowed
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "harmless"),
+    [
+        ("Read", {"file_path": ""}, {"file_path": "README.md"}),
+        ("Read", {"file_path": "  "}, {"file_path": "a b.txt"}),
+        ("Write", {"file_path": "", "content": "x"}, {"file_path": "a.py", "content": "x"}),
+        ("Read", {"file_path": "file:///etc/shadow"}, {"file_path": "file:///home/ann/project/a.py"}),
+        ("Read", {"file_path": "FILE://localhost/etc/%73hadow"}, {"file_path": "100%.txt"}),
+        ("Read", {"file_path": "file:/etc/shadow"}, {"file_path": "src/file:x"}),
+        ("Read", {"file_path": "https://example.com/a"}, {"file_path": "docs/https.md"}),
+        ("Write", {"file_path": "file://host/share", "content": ""}, {"file_path": "file/share", "content": ""}),
+        ("Write", {"file_path": ".git/hooks/pre-commit", "content": "x"}, {"file_path": ".github/a.yml", "content": ""}),
+        ("Edit", {"file_path": "/home/ann/project/.git/config"}, {"file_path": "/home/ann/project/setup.cfg"}),
+        ("Write", {"file_path": ".git/modules/sub/hooks/post-merge"}, {"file_path": "hooks/post-merge"}),
+        ("Grep", {"pattern": "x", "path": "file:///etc/shadow"}, {"pattern": "x", "path": ""}),
+    ],
+)  # fmt: skip
+def test_paths_of_file_tools(
+    coding: Guard, tool: str, arguments: dict[str, Any], harmless: dict[str, Any]
+) -> None:
+    assert not coding.check(Action(tool, arguments, principal=ANN)).allowed
+    verdict = coding.check(Action(tool, harmless, principal=ANN))
+    assert verdict.decision == "allow", [each for each in verdict.checks if each.status != "pass"]
+
+
 def test_the_policy_for_coding_agents_holds_its_own_cases() -> None:
     policy = Policy.shipped("coding")
     outcomes = run_tests(policy)

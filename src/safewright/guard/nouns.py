@@ -320,7 +320,9 @@ def validate(action: Action) -> None:
     _typed("arguments", action.arguments, Mapping)
     _typed("hints", action.hints, Mapping)
     if action.schema is not None:
-        _typed("schema", action.schema, Mapping)
+        _shaped(action.schema)
+    if action.environment is not None:
+        _asked(action.environment)
     _measured(action.arguments)
     size = len(_json_bytes("arguments", action.arguments))
     if size > MOST_ARGUMENT_BYTES:
@@ -330,6 +332,32 @@ def validate(action: Action) -> None:
         _json_bytes("arguments of a sibling", dict(turn.arguments))
     for text in (action.tool, action.request or "", action.session, action.agent):
         _clean(text)
+
+
+def _shaped(schema: Any) -> None:
+    """Refuse a tool's schema that is none; a host hands it over, and arguments cannot be held against it."""
+    _typed("schema", schema, Mapping)
+    _json_bytes("schema", dict(schema))
+    for name, kind in (
+        ("properties", Mapping),
+        ("required", (list, tuple)),
+        ("additionalProperties", (bool, Mapping)),
+    ):
+        if schema.get(name) is not None:
+            _typed(f"schema: {name}", schema[name], cast(Any, kind))
+    for each in schema.get("required") or ():
+        _typed("an entry of required in the schema", each, str)
+
+
+def _asked(environment: Any) -> None:
+    """Refuse an environment that cannot be asked."""
+    for name in ("stat", "listdir", "groups", "free_bytes", "home"):
+        try:
+            there = callable(getattr(environment, name, None))
+        except Exception:  # noqa: BLE001 - an object that fails when it is looked at is no environment
+            there = False
+        if not there:
+            raise BadInput(f"environment is {type(environment).__name__}: it has no method {name}.")
 
 
 def _json_bytes(what: str, values: Any) -> bytes:

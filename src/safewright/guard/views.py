@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import urllib.parse
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,27 @@ def _joined(words: Sequence[Any]) -> str | None:
     return " ".join(words) if all(_PLAIN.fullmatch(each) for each in words) else None
 
 
+_URL = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):(//)?", re.ASCII)
+
+
+def _path(given: str) -> str | None:
+    """The path that a file tool is given, by its address as well (``file:///etc/hosts``); None where it is no path."""
+    if not given.strip():
+        return None
+    found = _URL.match(given)
+    if found is None or (found[2] is None and found[1].lower() != "file"):
+        return given
+    if found[1].lower() != "file":
+        return None
+    rest = given[found.end() :]
+    if found[2]:
+        host, slash, rest = rest.partition("/")
+        if host.lower() not in ("", "localhost") or not slash:
+            return None
+        rest = "/" + rest
+    return urllib.parse.unquote(rest)
+
+
 class View:
     """An action under a policy, with what its arguments are read as.
 
@@ -62,7 +84,10 @@ class View:
         given = self._given
         if self.spec.kind != "file" or given is None:
             return given
-        return f"{_COMMANDS.get(self.spec.effect, _COMMANDS['write'])} -- {shlex.quote(given)}"
+        path = _path(given)
+        if path is None:
+            return None
+        return f"{_COMMANDS.get(self.spec.effect, _COMMANDS['write'])} -- {shlex.quote(path)}"
 
     @property
     def _given(self) -> str | None:
@@ -72,7 +97,7 @@ class View:
         if self.spec.argument:
             name = self.spec.argument.removesuffix("?")
             value: Any = arguments.get(name)
-            if self.spec.kind == "file" and value is None and name != self.spec.argument:
+            if self.spec.kind == "file" and value in (None, "") and name != self.spec.argument:
                 return "."
             if self.spec.kind == "shell" and isinstance(value, (list, tuple)) and value:
                 return _joined(value)
