@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,56 @@ def test_what_is_no_condition_is_refused(text: str) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_refused(text: str) -> None:
+    """What is read as a condition says the same every time, and nothing of an attribute that is not there."""
     try:
-        condition(text).holds({"a": 1, "b": "x", "c": True})
+        found = condition(text)
     except BadInput:
-        pass
+        with pytest.raises(BadInput):
+            condition(text)
+        return
+    assert found == condition(text)
+    assert text.strip().startswith(found.name)
+    assert found.operator in ("==", "!=", "<", "<=", ">", ">=", "in", "not in")
+    assert isinstance(found.value, tuple) == (found.operator in ("in", "not in"))
+    attributes = {"a": 1, "b": "x", "c": True}
+    assert found.holds(attributes) in (True, False, None)
+    assert found.holds(attributes) is found.holds(dict(attributes))
+    others = {name: value for name, value in attributes.items() if name != found.name}
+    assert found.holds(others) is None
+    if found.operator in ("==", "!="):
+        assert found.holds({found.name: found.value}) is (found.operator == "==")
+
+
+@given(
+    st.sampled_from(["a", "age", "dr_license"]),
+    st.sampled_from(["==", "!=", "<", "<=", ">", ">=", "in", "not in"]),
+    st.integers(-99, 99)
+    | st.booleans()
+    | st.text("ab c", min_size=1, max_size=4)
+    | st.lists(st.integers(0, 3)),
+    st.none() | st.booleans() | st.integers(-99, 99) | st.text("ab c", max_size=4),
+)
+def test_opposites_are_opposed(name: str, operator: str, value: Any, given: Any) -> None:
+    """A condition and its opposite never hold both, and cannot be told of the same attributes."""
+    opposite = {
+        "==": "!=",
+        "!=": "==",
+        "<": ">=",
+        ">=": "<",
+        "<=": ">",
+        ">": "<=",
+        "in": "not in",
+        "not in": "in",
+    }
+    try:
+        one = condition(f"{name} {operator} {json.dumps(value)}")
+        two = condition(f"{name} {opposite[operator]} {json.dumps(value)}")
+    except BadInput:
+        assert isinstance(value, list) != (operator in ("in", "not in")) or value == [] or operator[0] in "<>"
+        return
+    held, not_held = one.holds({name: given}), two.holds({name: given})
+    assert (held is None) == (not_held is None)
+    assert held is None or held is not not_held
 
 
 def said(

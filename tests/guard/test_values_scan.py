@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safewright.guard.nouns import Action, Turn
-from safewright.guard.parsing.values import Value, normal_of, values_in, values_of
+from safewright.guard.parsing.values import MOST_VALUES, Value, ValueKind, normal_of, values_in, values_of
 from safewright.guard.policy import ToolSpec
 from safewright.guard.scanning import REMOVED, scan
 from safewright.guard.taint import mentions, source_of, stands_alone, trace
@@ -93,7 +95,24 @@ def test_reading_never_raises_and_finds_what_it_says(text: str) -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_any_json_arguments_can_be_read(values: object) -> None:
-    values_of({"x": values}, None)
+    found = values_of({"x": values}, None)
+    assert found == values_of({"x": values}, None)
+    assert len(found) <= MOST_VALUES
+    for value in found:
+        assert value.kind in get_args(ValueKind)
+        assert re.match(r"x(?![A-Za-z0-9_])", value.argument), value.argument
+        assert value.text
+        assert not value.declared
+        assert any(value.text in text for text in texts_in(values)), value
+        assert value.normal == normal_of(value.kind, value.text)
+
+
+def texts_in(values: object) -> list[str]:
+    if isinstance(values, dict):
+        return [text for pair in values.items() for each in pair for text in texts_in(each)]
+    if isinstance(values, list):
+        return [text for each in values for text in texts_in(each)]
+    return [str(values)]
 
 
 @pytest.mark.parametrize(
