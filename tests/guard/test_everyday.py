@@ -211,7 +211,7 @@ def test_and_judged_by_what_they_touch(coding: Guard, tool: str, arguments: dict
         ("Read", {"file_path": "file:/etc/shadow"}, {"file_path": "src/file:x"}),
         ("Read", {"file_path": "https://example.com/a"}, {"file_path": "docs/https.md"}),
         ("Write", {"file_path": "file://host/share", "content": ""}, {"file_path": "file/share", "content": ""}),
-        ("Write", {"file_path": ".git/hooks/pre-commit", "content": "x"}, {"file_path": ".github/a.yml", "content": ""}),
+        ("Write", {"file_path": ".git/hooks/pre-commit", "content": "x"}, {"file_path": "a.yml", "content": ""}),
         ("Edit", {"file_path": "/home/ann/project/.git/config"}, {"file_path": "/home/ann/project/setup.cfg"}),
         ("Write", {"file_path": ".git/modules/sub/hooks/post-merge"}, {"file_path": "hooks/post-merge"}),
         ("Grep", {"pattern": "x", "path": "file:///etc/shadow"}, {"pattern": "x", "path": ""}),

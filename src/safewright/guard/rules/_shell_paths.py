@@ -37,6 +37,8 @@ LOGINS = (
     "/etc/environment",
 )
 """What runs, or is loaded, with everybody's login or program."""
+GIT_RUNS = re.compile(r"/\.git/(?:modules/.+/|worktrees/[^/]+/)?(?:hooks(?:/[^/]+)?|config(?:\.worktree)?)$")
+"""What git runs with its own commands, and the settings that name such programs."""
 SETUID = re.compile(r"^0?[4-7][0-7]{3}$|^[ugoa]*[+=][rwxX]*s")
 ELSEWHERE = "Leave the system's own files alone; work in your own folders or in /tmp."
 
@@ -61,9 +63,10 @@ class Place:
         home = "/root" if user == "root" or (privileged and not user) else f"/home/{user or 'user'}"
         if action.environment is not None and user:
             try:
-                home = action.environment.home(user) or home
-            except OSError:
-                pass
+                told = action.environment.home(user)
+            except Exception:  # noqa: BLE001 - whatever a probe dies of, it has not answered
+                told = None
+            home = told if isinstance(told, str) and told else home
         given = [action.arguments.get(name) for name in ("cwd", "workdir", "working_directory")]
         if principal is not None:
             given += [principal.attributes.get(name) for name in ("cwd", "home")]
@@ -87,7 +90,7 @@ class Place:
                 entry = self.environment.stat(each)
                 if entry is not None:
                     return entry.owner == self.user
-        except OSError:
+        except Exception:  # noqa: BLE001 - whatever a probe dies of, it has not answered
             return None
         return None
 
@@ -255,6 +258,9 @@ def _changed(
         if who.privileged:
             return
     yield from _startup(path, said, effect, who, settings)
+    made = kind in ("write", "append", "create") and effect.detail not in ("dir", "touch")
+    if made and GIT_RUNS.search(path) and not path.endswith(".sample"):
+        yield ("startup", "unknown", said, "Ask the user to change what git runs by itself.")
     if under(path, settings.shared):
         if path in settings.shared and (
             permission or (kind in ("delete", "move") and folder == path and not effect.pattern)
