@@ -14,11 +14,17 @@ from typing import Any
 
 import anyio
 import mcp
+import mcp_types as types
 import pytest
 
 from safewright.errors import BadInput
+from safewright.guard import Guard, Policy, Principal
 from safewright.guard.doors.mcp.headers import exposed, read_headers
-from tests.guard.test_mcp import run, said
+from safewright.guard.doors.mcp.pins import Pins
+from safewright.guard.doors.mcp.proxy import WITHHELD, Options, Proxy
+from safewright.guard.doors.mcp.serving import server_of
+from tests.guard import mcp_server
+from tests.guard.test_mcp import door, run, said
 from tests.guard.test_mcp_faults import CLI, HERE, _receive, _send, parameters, proxy
 
 TOKEN = "tok-4f1c9a7788d2e6b0aa55"
@@ -269,3 +275,55 @@ def test_a_call_out_of_time_is_cancelled_at_the_server(tmp_path: Path) -> None:
     assert run(go).is_error
     call = next(each for each in heard(tmp_path) if each.get("method") == "tools/call")
     assert _until(tmp_path, "notifications/cancelled")["params"]["requestId"] == call["id"]
+
+
+def test_a_server_that_answers_by_asking_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newer protocol's way of asking: the question is the result."""
+
+    async def asking(ctx: Any, params: Any) -> Any:
+        form = types.ElicitRequestFormParams(
+            message="Your password?", requested_schema={"type": "object", "properties": {}}
+        )
+        wanted = types.ElicitRequest(params=form)
+        return types.InputRequiredResult(input_requests={"who": wanted}, request_state="s")
+
+    async def never(*args: Any) -> Any:
+        raise AssertionError("passed on")
+
+    monkeypatch.setattr(mcp_server, "call_tool", asking)
+
+    async def go() -> Any:
+        guard = Guard(Policy.read(POLICY))
+        async with mcp.Client(mcp_server.server(), cache=None) as upstream:
+            proxy = Proxy(guard, upstream, Pins(None, "tests"), Options(principal=Principal("ann", "user")))
+            async with mcp.Client(server_of(proxy), cache=None, elicitation_callback=never) as client:
+                return await client.call_tool("echo", {"text": "hello"})
+
+    result = run(go)
+    assert result.is_error
+    assert "not passed on" in said(result)
+    assert "password" not in said(result)
+
+
+@pytest.mark.parametrize("mode", ["legacy", "auto"])
+def test_that_tools_changed_is_passed_on(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a client of an older protocol; a newer one subscribes, which the proxy does not offer."""
+    told: list[Any] = []
+
+    async def hears(message: Any) -> None:
+        told.append(message)
+
+    async def go() -> None:
+        async with door(mode, message_handler=hears) as (client, _):
+            await client.list_tools()
+            await client.call_tool("grow", {})
+            if mode == "legacy":
+                with anyio.fail_after(20):
+                    while not told:
+                        await anyio.sleep(0.01)
+            shown = next(tool for tool in (await client.list_tools()).tools if tool.name == "echo")
+            assert shown.description == WITHHELD  # whether told or not
+
+    monkeypatch.setitem(mcp_server.SAID, "echo", "Say it again.")
+    run(go)
+    assert any(isinstance(each, types.ToolListChangedNotification) for each in told) == (mode == "legacy")

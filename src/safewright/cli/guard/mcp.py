@@ -16,8 +16,27 @@ def mcp(
     ] = None,
     url: Annotated[str, typer.Option("--url", help="A server that runs: its streamable HTTP address.")] = "",
     header: Annotated[
-        list[str], typer.Option("--header", metavar="NAME:VALUE", help="For --url. May be repeated.")
+        list[str],
+        typer.Option(
+            "--header",
+            metavar="NAME:VALUE",
+            help="For --url. May be repeated. Others on this machine can see it: for a secret, use the next two.",
+        ),
     ] = [],  # noqa: B006 - typer copies it
+    token_env: Annotated[
+        str | None,
+        typer.Option(
+            "--token-env", metavar="VARIABLE", help="For --url: what holds the token to send as Bearer."
+        ),
+    ] = None,
+    header_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--header-file",
+            metavar="FILE",
+            help="For --url: NAME: VALUE lines in a file that only you can read.",
+        ),
+    ] = None,
     pins: Annotated[
         Path | None,
         typer.Option(
@@ -56,6 +75,7 @@ def mcp(
     For example: safewright guard mcp --policy guard.toml -- npx some-server
     """
     from safewright.errors import BadInput, need_extra
+    from safewright.guard.doors.mcp.headers import read_headers
     from safewright.guard.doors.mcp.proxy import Options
     from safewright.guard.nouns import named_principal
 
@@ -71,12 +91,12 @@ def mcp(
         raise BadInput(f"--most-result is {most_result}.", fix="A number of bytes above 0.")
     if url and not url.startswith(("http://", "https://")):
         raise BadInput(f"--url {url!r} is no address.", fix="For example: --url http://127.0.0.1:8000/mcp")
-    headers = {}
-    for line in header:
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise BadInput(f"--header {line!r} has no colon.", fix="--header 'Authorization: Bearer …'")
-        headers[name.strip()] = value.strip()
+    headers = read_headers(header, token_env=token_env, file=header_file)
+    if headers and not url:
+        raise BadInput(
+            "Headers go to a server at a --url; one that a command starts has none.",
+            fix="A command reads its keys from the environment it is started in.",
+        )
     principal = None if user is None else named_principal(user)
     options = Options(
         request=request,

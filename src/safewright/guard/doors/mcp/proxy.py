@@ -106,6 +106,16 @@ class Proxy:
                 failure="upstream",
             )
         except Exception as error:  # noqa: BLE001 - a protocol error would hide the reason from the model
+            refused = getattr(self.client, "refused", None)
+            if refused is not None:
+                LOG.warning(
+                    "call of %r failed: the server refused this proxy (HTTP %d)", params.name, refused
+                )
+                return results.error_result(
+                    f"The server refused this proxy (HTTP {refused}): its token is missing, wrong, or not good for "
+                    "this. There is no result.",
+                    failure="upstream",
+                )
             LOG.warning("call of %r failed: %s", params.name, _said(error))
             return results.error_result(
                 f"The call failed ({type(error).__name__}); there is no result.", failure="upstream"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, Missing, SafewrightError, need_extra
+from safewright.guard.doors.mcp.headers import REFUSED, exposed
 from safewright.guard.doors.mcp.pins import Pins
 from safewright.guard.doors.mcp.proxy import Options, Proxy
 from safewright.guard.doors.mcp.spawning import kill_group, spawned
@@ -62,7 +63,7 @@ async def proxied(
     async def keep(*, task_status: Any) -> None:
         try:
             async with AsyncExitStack() as stack:
-                link.client = await _connected(stack, command, url, headers, options, children, heard)
+                link.client = await _connected(stack, command, url, headers, options, children, heard, link)
                 task_status.started()
                 await link.over.wait()
         except Exception as error:
@@ -96,6 +97,14 @@ class Link:
 
         self.client: Any = None
         self.over = anyio.Event()
+        self.refused: int | None = None
+        """The status with which the server last refused us over HTTP; None where its last answer was another."""
+
+    async def answered(self, response: Any) -> None:
+        """See an answer over HTTP. What a stream of events is told says nothing of calls."""
+        if response.request.method != "POST":
+            return
+        self.refused = response.status_code if response.status_code in REFUSED else None
 
     def __getattr__(self, name: str) -> Any:
         if self.client is None:
@@ -111,8 +120,13 @@ async def _connected(
     options: Options,
     children: list[int] | None,
     heard: Any,
+    link: Link,
 ) -> Any:
-    """A client of the server, entered on a stack."""
+    """A client of the server, entered on a stack.
+
+    It has no callbacks: so it says of itself that it can neither sample, nor ask a person, nor list roots, and a server
+    that asks all the same gets an error.
+    """
     import mcp
 
     transport: Any
@@ -121,13 +135,21 @@ async def _connected(
         started = children.append if children is not None else None
         transport = spawned(command, most_line=longest, on_start=started)
     else:
-        transport = await _over_http(url, headers, stack)
+        transport = await _over_http(url, headers, stack, link)
     try:
         return await stack.enter_async_context(mcp.Client(transport, message_handler=heard, cache=None))
     except (mcp.MCPError, OSError, ExceptionGroup) as error:
         first = _first(error)
         if isinstance(first, SafewrightError):
             raise first from error
+        if link.refused is not None:
+            raise Missing(
+                f"The server of tools refused this proxy (HTTP {link.refused}).",
+                why="It was given no token."
+                if not headers
+                else "It did not accept the headers it was given.",
+                fix="Give a token with --token-env VARIABLE, or headers with --header-file FILE.",
+            ) from error
         raise Missing(f"The server of tools cannot be reached: {first}.") from error
 
 
@@ -136,14 +158,14 @@ def pins_of(file: Path | None, command: Sequence[str], url: str) -> Pins:
     return Pins(file, url or "\0".join(command).replace("\0", " "))
 
 
-async def _over_http(url: str, headers: Mapping[str, str] | None, stack: AsyncExitStack) -> Any:
+async def _over_http(url: str, headers: Mapping[str, str] | None, stack: AsyncExitStack, link: Link) -> Any:
     from mcp.client.streamable_http import streamable_http_client
-
-    if not headers:
-        return streamable_http_client(url)
     from mcp.shared._httpx_utils import create_mcp_http_client
 
-    client = await stack.enter_async_context(create_mcp_http_client(headers=dict(headers)))
+    if exposed(url, headers or {}):
+        LOG.warning("headers go to another machine without encryption: use https")
+    client = await stack.enter_async_context(create_mcp_http_client(headers=dict(headers or {})))
+    client.event_hooks["response"].append(link.answered)
     return streamable_http_client(url, http_client=client)
 
 
