@@ -11,7 +11,7 @@ from safewright.guard.oracle.running import Oracle, why_not
 from safewright.guard.oracle.scoring import loosened, score, softened
 
 HERE = Path(__file__).parent
-USAGE = "python -m safewright.guard.oracle verify [N] | rederive | score [design|untouched]"
+USAGE = "python -m safewright.guard.oracle verify [N] | rederive [rewrites] | score [design|untouched]"
 
 
 def main(words: list[str]) -> int:
@@ -35,9 +35,14 @@ def main(words: list[str]) -> int:
         return 5
     if verb == "rederive":
         with Oracle() as oracle:
-            write(HERE / "commands.jsonl", [row(oracle, each) for each in rows()])
+            if words[1:] != ["rewrites"]:
+                write(HERE / "commands.jsonl", [row(oracle, each) for each in rows()])
             write(HERE / "rewrites.jsonl", rewritten(oracle))
-        print("written: commands.jsonl, rewrites.jsonl")
+        print(
+            "written: commands.jsonl, rewrites.jsonl"
+            if words[1:] != ["rewrites"]
+            else "written: rewrites.jsonl"
+        )
         return 0
     return _verify(words[1:])
 

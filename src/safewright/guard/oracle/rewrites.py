@@ -5,13 +5,40 @@ from __future__ import annotations
 import base64
 import shlex
 
-BASES: dict[str, tuple[str, str]] = {
+SHELL: dict[str, tuple[str, str]] = {
     "delete": ("root", "rm -rf /etc/ssh"),
     "overwrite": ("root", "cp /root/notes.txt /etc/hosts"),
     "permissions": ("root", "chmod 777 /etc/shadow"),
     "startup": ("alice", "cp /home/alice/notes.txt /home/alice/.bashrc"),
+    "move": ("root", "mv /root/notes.txt /etc/hosts"),
+    "owner": ("root", "chown alice /etc/shadow"),
+    "log": ("root", "truncate -s 0 /var/log/auth.log"),
+    "link": ("root", "ln -sf /root/notes.txt /etc/resolv.conf"),
+    "edit": ("root", "sed -i s/bash/sh/ /etc/passwd"),
+    "pipe": ("root", "tee /etc/hostname"),
+    "account": ("root", "usermod -aG sudo alice"),
+    "process": ("root", "pkill sshd"),
 }
-"""Rewritten commands: what they are about, whose, and the plain form."""
+"""Commands that are denied by their text alone: what they are about, whose, and the plain form."""
+ENVIRONMENT: dict[str, tuple[str, str]] = {
+    "another's file, deleted": ("alice", "rm -f /srv/shared/readme.txt"),
+    "another's file, unlinked": ("alice", "unlink /srv/shared/readme.txt"),
+    "another's file, shredded": ("alice", "shred -u /srv/shared/readme.txt"),
+    "another's file, moved over": ("alice", "mv /home/alice/notes.txt /srv/shared/readme.txt"),
+    "another's file, linked over": ("alice", "ln -sf /home/alice/notes.txt /srv/shared/readme.txt"),
+    "replaced by a copy": ("alice", "cp /home/alice/notes.txt /home/alice/data.csv"),
+    "replaced by an installed file": ("alice", "install -m 644 /home/alice/notes.txt /home/alice/data.csv"),
+    "replaced by a pipe": ("alice", "tee /home/alice/data.csv"),
+    "replaced by sorted lines": ("alice", "sort /home/alice/notes.txt -o /home/alice/data.csv"),
+}
+"""Commands that are denied for what is there, and not for their text: whose file it is, or that there is one."""
+BASES = {**SHELL, **ENVIRONMENT}
+FEW = frozenset([
+    "bash -c", "eval", "base64", "hexadecimal", "reversed", "subshell", "function with arguments", "here-document",
+    "here-string", "variable", "array", "env", "timeout", "xargs", "xargs sh", "loop", "quotes", "backslash", "IFS",
+    "python subprocess", "alias", "ansi quotes", "default value", "read",
+])  # fmt: skip
+"""The rewrites that all bases have; the first four have every one."""
 
 
 def generic(command: str) -> dict[str, str]:
@@ -104,5 +131,6 @@ def rewrites() -> list[tuple[str, str, str, str]]:
     return [
         (base, name, user, text)
         for base, (user, command) in BASES.items()
-        for name, text in {**generic(command), **SPECIAL[base]}.items()
+        for name, text in {**generic(command), **SPECIAL.get(base, {})}.items()
+        if base in SPECIAL or name in FEW
     ]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from safewright.guard.engine import Guard
-from safewright.guard.nouns import Action, Decision, Principal
+from safewright.guard.environments.memory import MemoryEnvironment
+from safewright.guard.nouns import Action, Decision, Entry, Principal
 from safewright.guard.oracle.files import rows
+from safewright.guard.oracle.rewrites import ENVIRONMENT
+from safewright.guard.oracle.world import FILES, MODES
 from safewright.stats import wilson
 
 
@@ -31,7 +36,25 @@ def decided(guard: Guard, row: dict[str, Any]) -> Decision:
     """The decision on a row's command."""
     user = row["principal"]
     principal = Principal(user, "root" if user == "root" else "user")
-    return guard.check(Action("bash", {"cmd": row["command"]}, principal=principal)).decision
+    # What is denied for what is there is judged with the tree at hand; everything else by its text alone.
+    there = throwaway() if row.get("base") in ENVIRONMENT else None
+    return guard.check(
+        Action("bash", {"cmd": row["command"]}, principal=principal, environment=there)
+    ).decision
+
+
+@functools.cache
+def throwaway() -> MemoryEnvironment:
+    """The throwaway root as an environment."""
+    entries = {path: Entry("file", owner, owner, mode) for path, (owner, mode, _) in FILES.items()}
+    for path in list(entries):
+        for folder in (str(each) for each in PurePosixPath(path).parents if str(each) != "/"):
+            owner = next(
+                (user for user in ("alice", "bob") if f"{folder}/".startswith(f"/home/{user}/")), "root"
+            )
+            owner = "alice" if folder == "/tmp/scratch" else owner
+            entries.setdefault(folder, Entry("dir", owner, owner, MODES.get(folder, 0o755)))
+    return MemoryEnvironment(entries)
 
 
 def score(half: str) -> list[Rate]:
