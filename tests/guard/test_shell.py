@@ -138,6 +138,18 @@ def test_bounds_of_the_input():
         "echo {1..99999999}",
         "alias a='a a'; a",
         "alias a=b b=a; a",
+        "set -- " + "a " * 500 + "; while read x; do case $1 in a) shift $x;; esac; done; rm $@",
+        "f() { if x; then shift; fi; " + "if x; then shift; fi; " * 20 + "rm $1; }; f " + "a " * 40,
+        "declare -n a=b; declare -n b=a; rm $a",
+        "PROMPT_COMMAND='PROMPT_COMMAND=$PROMPT_COMMAND'; $PROMPT_COMMAND",
+        "vim " + "-c '" + "/a" * 7000 + "'",
+        "vim -c '" + "g/x/" * 3000 + "!ls'",
+        "make --eval='" + "$(shell " * 1500 + "'",
+        "printf 'A = $(A)$(A)\\nA += $(A)\\na:\\n\\t$(A)\\n' | make -f -",
+        "git config core.pager '" + "-a " * 4000 + "!'",
+        "pkill '" + "a*" * 4000 + "b'",
+        "EDITOR='" + "a -" * 4000 + ";'",
+        "kill " + "{1..30}" * 9,
     ],
 )
 def test_bombs_end(command):
@@ -215,6 +227,16 @@ PIECES = st.sampled_from(
         "alias a=",
         "ln -s",
         "cd",
+        "shift",
+        "set -- a b",
+        "declare -n a=b",
+        "2>/dev/null",
+        "vim -c '",
+        "make -f -",
+        "export PATH=",
+        "PROMPT_COMMAND=",
+        "kill {2..99}",
+        "flock a",
     ]
 )
 

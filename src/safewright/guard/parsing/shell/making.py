@@ -13,6 +13,7 @@ from safewright.guard.parsing.shell.touching import on
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.call import Call
 
+MOST_CALLED = 32
 _FILES = ("GNUmakefile", "makefile", "Makefile")
 _OWN = {
     "CC": "cc",
@@ -84,6 +85,9 @@ def _read(call: Call, text: str, given: dict[str, str]) -> None:
         r"^\s*(?:\.RECIPEPREFIX|define\b|\.ONESHELL|load\b)|\$[({](?:eval|call|guile|file)\b", text, re.M
     ):
         call.walk.found.unclear("a makefile that is a program")
+    if len(_CALLED.findall(text)) > MOST_CALLED:
+        call.walk.found.unclear("a makefile that runs many programs as it is read")
+        return
     for line in text.replace("\\\n", " ").split("\n"):
         for called in _CALLED.finditer(line):
             commands.append(_filled(_inner(line, called), values, target, sources))
@@ -126,5 +130,5 @@ def _filled(text: str, values: dict[str, str], target: str, sources: str, *, rec
         return own.get(name, values.get(name, "" if name in values else UNKNOWN))
 
     parts = [_NAMED.sub(one, part) for part in text.split("$$")]
-    parts = [re.sub(r"\$[({][^)}]*[)}]", UNKNOWN, part) for part in parts]
+    parts = [re.sub(r"\$[({][^)}$]{0,200}[)}]", UNKNOWN, part) for part in parts]
     return ("$" if recipe else "$$").join(parts)[:MOST_TEXT]
