@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from safewright.errors import BadInput, nearest
+from safewright.treatments.bounds import check_calls
 
 KINDS = ("simple", "contextual", "noise", "logical")
 """The ways a question is rewritten."""
@@ -142,14 +142,7 @@ def check(options: Any) -> None:
     for name, high in (("generic_ratio", 1000.0), ("min_coverage", 1.0), ("augment_temperature", 10.0)):
         if not 0 <= getattr(options, name) <= high:
             raise BadInput(f"{name} is {getattr(options, name)}.", fix=f"It must lie in [0, {high:g}].")
-    for name in ("at_once", "call_timeout"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise BadInput(f"{name} is {value}.", fix="It must be above 0, or left out.")
-    for name in ("price_in", "price_out"):
-        value = getattr(options, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise BadInput(f"{name} is {value}.", fix="It must be a number of at least 0, or left out.")
+    check_calls(options)
 
 
 def options_of(config: Any) -> AugmentOptions:

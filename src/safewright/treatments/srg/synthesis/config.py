@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from safewright.errors import BadInput
+from safewright.treatments.bounds import check_calls
 
 DEFAULT = "default"
 """Names the guidelines that come with this package."""
@@ -160,14 +160,7 @@ def check(options: Any) -> None:
             why="Greedy draws are all the same.",
             fix="Use k=1, or a temperature above 0.",
         )
-    for name in ("at_once", "call_timeout"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise BadInput(f"{name} is {value}.", fix="It must be above 0, or left out.")
-    for name in ("price_in", "price_out"):
-        value = getattr(options, name)
-        if value is not None and not 0 <= value < math.inf:
-            raise BadInput(f"{name} is {value}.", fix="It must be a number of at least 0, or left out.")
+    check_calls(options)
 
 
 def options_of(config: Any) -> SynthesisOptions:
