@@ -260,10 +260,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _caused_by(error: BaseException, kinds: tuple[type[Exception], ...]) -> bool:
-    return any(isinstance(cause, kinds) for cause in _causes(error))
-
-
 def _disk_full(error: BaseException) -> bool:
     full = (errno.ENOSPC, errno.EDQUOT)
     return any(isinstance(cause, OSError) and cause.errno in full for cause in _causes(error))

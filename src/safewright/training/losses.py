@@ -9,7 +9,6 @@ Signs: ``l`` is the summed negative log-likelihood of an answer, ``n`` its lengt
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,10 +43,6 @@ class Answers:
     def lengths(self) -> Tensor:
         """Supervised positions of every sequence, (size,)."""
         return torch.bincount(self.rows, minlength=self.size)
-
-    def with_logits(self, logits: Tensor) -> Answers:
-        """The same positions under another model's logits (N, V)."""
-        return dataclasses.replace(self, logits=logits)
 
     def take(self, kept: Tensor) -> Answers:
         """The positions where ``kept`` (N,) is true."""
