@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +16,7 @@ import pytest
 
 from safewright.data import PRESETS, Preset, load_data, load_from, load_preset
 from safewright.errors import BadInput, Incomplete, Missing
+from tests.data.hub_asking import Ask, asking, reader
 from tests.data.hub_server import MAIN, OLD, Hub
 
 REPO = "lab/made-up_Set"
@@ -28,8 +27,6 @@ NEW = {
     "name": "made_up", "role": "benign", "repo": REPO, "config": "main", "split": "test",
     "columns": ["prompt"], "columns_source": "this test", "summary": "Made-up words.",
 }  # fmt: skip
-
-Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -52,43 +49,11 @@ def _well(hub: Hub) -> Iterator[None]:
     hub.mode = "ok"
 
 
-def _reader(home: Path, endpoint: str) -> subprocess.Popen[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-    env |= {
-        "HF_HOME": str(home),
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    command = [sys.executable, "-m", "tests.data.hub_reader"]
-    root = Path(__file__).parents[2]
-    return subprocess.Popen(
-        command,
-        env=env,
-        cwd=root,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def ask(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Loads in another process from the hub; tests of this module share its cache, in their order."""
-    process = _reader(tmp_path_factory.mktemp("hf"), hub.url)
-
-    def call(**what: Any) -> dict[str, Any]:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(what) + "\n")
-        process.stdin.flush()
-        answer: dict[str, Any] = json.loads(process.stdout.readline())
-        return answer
-
-    yield call
-    process.terminate()
-    process.wait(10)
+    with asking(tmp_path_factory.mktemp("hf"), hub.url) as ask:
+        yield ask
 
 
 def test_offline_says_how_to_fetch(ask: Ask, hub: Hub) -> None:
@@ -201,7 +166,7 @@ def test_only_the_kept_rows_and_a_limit(ask: Ask) -> None:
 
 
 def test_no_hub_at_all_is_missing_within_seconds(tmp_path: Path) -> None:
-    process = _reader(tmp_path, "http://127.0.0.1:9")  # nothing listens there
+    process = reader(tmp_path, "http://127.0.0.1:9")  # nothing listens there
     asked = "".join(json.dumps({"preset": name}) + "\n" for name in PRESETS)
     out, _ = process.communicate(asked, timeout=120)
     answers = [json.loads(line) for line in out.splitlines()]

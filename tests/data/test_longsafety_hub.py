@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,9 +12,9 @@ from safewright.data import DEFAULTS, PRESETS, load_data, load_preset
 from safewright.data.longsafety import HUB
 from safewright.data.presets import preset_rows
 from safewright.errors import BadInput
+from tests.data.hub_asking import Ask, asking
 from tests.data.hub_server import MAIN, OLD, Hub
 from tests.data.longsafety_files import small, write_small
-from tests.data.test_hub import _reader
 
 CARD = b"---\nlicense: mit\n---\nMade up.\n"
 LINES = "".join(json.dumps(row) + "\n" for row in small(12)).encode()
@@ -37,26 +36,13 @@ def hub(request: pytest.FixtureRequest) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def ask(hub: Hub, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
-    process = _reader(tmp_path / "hf", hub.url)
-
-    def call(**what: Any) -> dict[str, Any]:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(what) + "\n")
-        process.stdin.flush()
-        answer: dict[str, Any] = json.loads(process.stdout.readline())
-        return answer
-
-    yield call
-    process.terminate()
-    process.wait(10)
+def ask(hub: Hub, tmp_path: Path) -> Iterator[Ask]:
+    with asking(tmp_path / "hf", hub.url) as ask:
+        yield ask
 
 
 @pytest.mark.parametrize("hub", FORMS, indirect=True)
-def test_the_preset_is_fetched_recorded_and_then_needs_no_network(
-    hub: Hub, ask: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_the_preset_is_fetched_recorded_and_then_needs_no_network(hub: Hub, ask: Ask, tmp_path: Path) -> None:
     said = ask(preset="longsafety")
     assert "error" not in said, said
     about = said["about"]
@@ -75,7 +61,7 @@ def test_the_preset_is_fetched_recorded_and_then_needs_no_network(
     assert ask(preset="longsafety", refresh=True)["code"] == 5
 
 
-def test_what_cannot_be_had_or_used_says_what_to_do(ask: Callable[..., dict[str, Any]]) -> None:
+def test_what_cannot_be_had_or_used_says_what_to_do(ask: Ask) -> None:
     said = ask(preset="longsafety", offline=True)
     assert (said["error"], said["code"]) == ("Missing", 5)
     for part in (
