@@ -68,6 +68,23 @@ def check(status: Any, id: str = "made.up", **more: Any) -> Check:
     return Check(id, "integrity", f"{id} holds.", status, **more)
 
 
+def passing(view: View) -> Iterator[Check]:
+    yield check("pass")
+
+
+def failing(view: View) -> Iterator[Check]:
+    yield check("fail", advice="Read something else.")
+
+
+def unknowing(view: View) -> Iterator[Check]:
+    yield check("unknown", advice="Say which note.")
+
+
+def breaking(view: View) -> Iterator[Check]:
+    raise RuntimeError("made-up defect")
+    yield
+
+
 @dataclass
 class FakeAudit:
     records: list[Mapping[str, Any]] = field(default_factory=list)

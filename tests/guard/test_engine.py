@@ -17,26 +17,21 @@ from safewright.guard import Action, Guard, Principal
 from safewright.guard.nouns import Check, Usage
 from safewright.guard.parts import Analysis
 from safewright.guard.views import View
-from tests.guard.fakes import FakeAnalyst, FakeAudit, FakeMemory, check, made, only, policy
+from tests.guard.fakes import (
+    FakeAnalyst,
+    FakeAudit,
+    FakeMemory,
+    breaking,
+    check,
+    failing,
+    made,
+    only,
+    passing,
+    policy,
+    unknowing,
+)
 
 READ = Action("read_note", {"name": "one"}, request="read note one", principal=Principal("ann", "user"))
-
-
-def passing(view: View) -> Iterator[Check]:
-    yield check("pass")
-
-
-def failing(view: View) -> Iterator[Check]:
-    yield check("fail", advice="Read something else.")
-
-
-def unknowing(view: View) -> Iterator[Check]:
-    yield check("unknown", advice="Say which note.")
-
-
-def breaking(view: View) -> Iterator[Check]:
-    raise RuntimeError("made-up defect")
-    yield
 
 
 def hanging(view: View) -> Iterator[Check]:

@@ -15,27 +15,20 @@ from safewright.guard.audit import open_audit
 from safewright.guard.nouns import Check
 from safewright.guard.parts import Analysis, Lesson
 from safewright.guard.views import View
-from tests.guard.fakes import FakeAnalyst, FakeAudit, FakeMemory, check, made, only, policy
+from tests.guard.fakes import (
+    FakeAnalyst,
+    FakeAudit,
+    FakeMemory,
+    check,
+    made,
+    only,
+    passing,
+    policy,
+    unknowing,
+)
 
 ANN = Principal("ann", "user")
 READ = Action("read_note", {"name": "one"}, request="read note one", principal=ANN)
-
-
-def passing(view: View) -> Iterator[Check]:
-    yield check("pass")
-
-
-def failing(view: View) -> Iterator[Check]:
-    yield check("fail", advice="Read something else.")
-
-
-def unknowing(view: View) -> Iterator[Check]:
-    yield check("unknown", advice="Say which note.")
-
-
-def breaking(view: View) -> Iterator[Check]:
-    raise RuntimeError("made-up defect")
-    yield
 
 
 def guard(*names: str, **options: Any) -> Guard:
