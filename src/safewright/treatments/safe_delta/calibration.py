@@ -412,12 +412,11 @@ def _write(
         # What is derived from H is derived from H as it is kept.
         H = moments.matrix(sequences["fitted"]).to(dtype).cpu()
         curvature = Curvature(H)
-        values, vectors, _ = curvature.spectrum
-        held = {
-            "H": H,
-            "values": values,
-            "vectors": vectors[curvature.live],
-        }
+        held = {"H": H}
+        values = None
+        if config.spectrum == "always" or (config.spectrum == "auto" and curvature.spectral):
+            values, vectors, _ = curvature.spectrum
+            held |= {"values": values, "vectors": vectors[curvature.live]}
         for part, key in (("held", "H_held"), ("task", "G")):
             if sums.get(part):
                 held[key] = sums[part][name].matrix(sequences[part])
@@ -435,9 +434,9 @@ def _write(
             width=H.shape[0],
             modules=tuple(moments.modules),
             tokens=moments.tokens,
-            rank=curvature.rank(),
+            rank=None if values is None else curvature.rank(),
             dead=len(curvature.dead),
-            condition=_condition(values),
+            condition=None if values is None else _condition(values),
             outlier=_outlier(H),
             digest=digest_file(folder / file),
         )
@@ -446,10 +445,15 @@ def _write(
     job.progress("factorising", len(groups), len(groups))
     thin = [group for group in groups if group.tokens < TOKENS_PER_CHANNEL * group.width]
     if thin:
-        worst = min(thin, key=lambda group: group.rank / group.width)
+        # No more directions than tokens, where the rank itself is not known.
+        reached = {
+            group: min(group.tokens, group.width) if group.rank is None else group.rank for group in thin
+        }
+        worst = min(thin, key=lambda group: reached[group] / group.width)
         counts.notes.append(
             f"{len(thin)} of {len(groups)} inputs saw fewer than {TOKENS_PER_CHANNEL} tokens per channel "
-            f"({worst.name}: {worst.tokens} tokens, rank {worst.rank} of {worst.width}): directions no "
+            f"({worst.name}: {worst.tokens} tokens, rank {'at most ' if worst.rank is None else ''}"
+            f"{reached[worst]} of {worst.width}): directions no "
             "calibration row reached count as free"
         )
     if counts.truncated:

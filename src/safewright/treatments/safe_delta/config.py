@@ -9,7 +9,7 @@ from typing import Literal
 
 from safewright.errors import BadInput
 
-PREPARING = ("rows", "max_length", "holdout", "templates", "answer_tokens", "judge", "store")
+PREPARING = ("rows", "max_length", "holdout", "templates", "answer_tokens", "judge", "store", "spectrum")
 """Options that only the stage prepare reads."""
 
 
@@ -84,6 +84,13 @@ class SafeDeltaConfig:
     )
     store: Literal["float32", "float64"] = field(
         default="float32", metadata={"help": "Precision in which H and its eigenvectors are kept."}
+    )
+    spectrum: Literal["auto", "always", "never"] = field(
+        default="auto",
+        metadata={
+            "help": "Keep the eigenvectors of H, for sweep and budgets in s or rms_tol; auto: of inputs of up to "
+            "4096 channels."
+        },
     )
     row_chunk: int = field(
         default=4096, metadata={"help": "Rows of a matrix read together.", "decides": False}

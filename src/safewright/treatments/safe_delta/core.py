@@ -44,13 +44,14 @@ class Decision:
     """What the whole matrix decided, before any row is edited.
 
     ``whole``: the fine-tuned matrix fits the budget as it is. ``none``: nothing may be spent. ``k``: live
-    channels admitted by `exact`; ``factor``: per eigenvector, how much of the step `soft` takes away.
+    channels admitted by `exact`; ``factor``: per eigenvector, how much of the step `soft` takes away, None where
+    it works without them. Losses are then None: nothing needs to know them before the edit.
     """
 
     mode: Mode
-    epsilon: float
-    loss_full: float
-    loss: float
+    epsilon: float | None
+    loss_full: float | None
+    loss: float | None
     whole: bool = False
     none: bool = False
     k: int | None = None
@@ -93,10 +94,11 @@ def energies(
     return _squares(coefficients(delta, curvature, basis, budget))
 
 
-def needed_bases(mode: Mode, budget: Budget) -> tuple[Basis, ...]:
+def needed_bases(mode: Mode, budget: Budget, curvature: Curvature) -> tuple[Basis, ...]:
     """The bases whose `energies` `decide` reads."""
     if mode == "soft":
-        return ("spectrum",)
+        # A price says by itself what is taken away; a loss to be met has to be searched for.
+        return () if budget.mu is not None and not curvature.spectral else ("spectrum",)
     return ("prefix", "price") if budget.mu is not None else ("prefix",)
 
 
@@ -145,6 +147,11 @@ def decide(
         raise NumericalFailure(
             "The fine-tuning step holds numbers that are not finite.",
             fix="Train or download that model again.",
+        )
+    if mode == "soft" and "spectrum" not in found:
+        whole = budget.mu == 0.0
+        return Decision(
+            mode, None, None, None, whole=whole, mu=budget.mu, k=len(curvature.live) if whole else None
         )
     epsilon = allowed_loss(budget, curvature, numel, found)
     curve = None
@@ -218,6 +225,9 @@ def edit_rows(
         new = aligned.clone()
         new[:, curvature.dead] = tuned[:, curvature.dead]
         return new
+    if decision.mode == "soft" and decision.factor is None:
+        assert decision.mu is not None
+        return tuned - (tuned - aligned) @ curvature.taken(decision.mu, dtype)
     basis: Basis = "spectrum" if decision.mode == "soft" else "prefix"
     Z = known[basis] if known and basis in known else coefficients(tuned - aligned, curvature, basis)
     if decision.mode == "soft":
@@ -246,7 +256,8 @@ def edit_factor(
     """
     dtype = torch.float64 if A.dtype == torch.float64 else torch.float32
     step, gram = A.to(dtype), gram.to(dtype)
-    Z = {basis: coefficients(step, curvature, basis, budget) for basis in needed_bases(mode, budget)}
+    bases = needed_bases(mode, budget, curvature)
+    Z = {basis: coefficients(step, curvature, basis, budget) for basis in bases}
 
     def summed(X: torch.Tensor) -> torch.Tensor:
         return (X * (gram @ X)).sum(0).double().clamp_min(0)
@@ -342,7 +353,8 @@ def _edit_columns(
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     delta = tuned - aligned
     # The product that shows what every prefix costs is also what the edit is made of.
-    Z = {basis: coefficients(delta, curvature, basis, budget) for basis in needed_bases(mode, budget)}
+    bases = needed_bases(mode, budget, curvature)
+    Z = {basis: coefficients(delta, curvature, basis, budget) for basis in bases}
     found = {basis: _squares(held) for basis, held in Z.items()}
     squares = _squares(delta)
     decision = decide(mode, budget, curvature, found, numel=delta.numel(), squares=squares)
@@ -354,8 +366,12 @@ def _edit_columns(
         "percdamp": curvature.used,
     }
     if mode == "soft":
+        if decision.loss is None:
+            spent = loss(new - aligned, curvature.H)
+            info |= {"loss": spent, "epsilon": spent, "loss_full": loss(delta, curvature.H)}
         return _finish(new, tuned, float(squares.sum()), given, info | {"mu": decision.mu})
     assert decision.curve is not None
+    assert decision.loss is not None
     _, added, share = curvature.damped
     if not decision.whole:
         excess = 0.5 * float(added.double() @ _squares(new - aligned)[curvature.live])

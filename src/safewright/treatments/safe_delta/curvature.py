@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -18,6 +19,12 @@ FP64_WIDTH = 4096
 RESIDUAL = 1e-4
 """Largest relative residual of a float32 factorisation."""
 
+JITTER = 1e-12
+"""Share of the largest diagonal entry that makes a semi-definite matrix factorisable in float64."""
+
+PROBES = 8
+"""Vectors on which the inverse of a wide matrix is tried: the whole product would cost more than the inverse."""
+
 DAMPING_TRIES = 3
 """How often the damping is raised tenfold before a factorisation is given up."""
 
@@ -32,6 +39,9 @@ class Curvature:
         percdamp: The share.
         G: (in, in), the task's second moments, for `soft` in the metric of the task's outputs.
         eigen: Eigenvalues and eigenvectors of H over its live channels, where they are known.
+        spectral: Whether `soft` works in eigenvectors. Where not, each price costs one Cholesky factor, and the
+            eigenvectors are computed only if something else asks. Default: where they are known or H is no wider
+            than `FP64_WIDTH`; with G always.
 
     Raises:
         BadInput: H is not a square matrix, or a setting is out of range.
@@ -46,6 +56,7 @@ class Curvature:
         percdamp: float = 0.01,
         G: torch.Tensor | None = None,
         eigen: tuple[torch.Tensor, torch.Tensor] | None = None,
+        spectral: bool | None = None,
     ) -> None:
         if damping not in get_args(Damping):
             raise BadInput(f"Unknown damping {damping!r}.", fix=nearest(damping, get_args(Damping)))
@@ -63,6 +74,8 @@ class Curvature:
         self.used = percdamp
         """The share of damping that was needed; more than asked where H had no Cholesky factor."""
         self._eigen = eigen
+        known = eigen is not None or self.width <= FP64_WIDTH
+        self.spectral = G is not None or (known if spectral is None else spectral)
         self._cast: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     @cached_property
@@ -111,18 +124,21 @@ class Curvature:
         return inverse.diagonal().double()
 
     @cached_property
+    def ranked(self) -> torch.Tensor:
+        """Places among the live channels, by descending d."""
+        return torch.argsort(self.inverse_diagonal, descending=True, stable=True)
+
+    @cached_property
     def order(self) -> torch.Tensor:
         """All channels in the order in which `exact` admits them: dead ones first, then descending d."""
-        ranked = torch.argsort(self.inverse_diagonal, descending=True, stable=True)
-        return torch.cat([self.dead, self.live[ranked]])
+        return torch.cat([self.dead, self.live[self.ranked]])
 
     @cached_property
     def upper(self) -> torch.Tensor:
         """V, upper triangular, with the damped live H in admission order = V V^T."""
         _, added, _ = self.damped
-        ranked = torch.argsort(self.inverse_diagonal, descending=True, stable=True)
         A = self._live_block(added.dtype) + torch.diag(added)
-        A = A[ranked][:, ranked]
+        A = A[self.ranked][:, self.ranked]
         lower: torch.Tensor = torch.linalg.cholesky(A.flip(0, 1))
         return lower.flip(0, 1)
 
@@ -192,21 +208,74 @@ class Curvature:
             self._cast[key] = source.to(dtype).contiguous()
         return self._cast[key]
 
+    def taken(self, mu: float, dtype: torch.dtype) -> torch.Tensor:
+        """``I - (I + mu H)^-1`` (in, in), ``mu`` in its unit: what `soft` takes away of a step, without eigenvectors.
+
+        Rows and columns of dead channels are zero.
+
+        Raises:
+            NumericalFailure: It cannot be computed.
+        """
+        return self._for_price("taken", mu, dtype, self._taken)
+
+    def _taken(self, mu: float) -> torch.Tensor:
+        inverse = -self._shrunk(mu * self.mu_unit)
+        inverse.diagonal().add_(1.0)
+        if not len(self.dead):
+            return inverse
+        full = inverse.new_zeros(self.width, self.width)
+        full[self.live[:, None], self.live] = inverse
+        return full
+
+    def _shrunk(self, factor: float) -> torch.Tensor:
+        """``(I + factor H)^-1`` over live channels, by Cholesky; in float32 where H is wide and that is enough."""
+        wide = torch.float64 if self.width <= FP64_WIDTH else torch.float32
+        for dtype in dict.fromkeys((wide, torch.float64)):
+            A = self._live_block(dtype) * factor
+            A.diagonal().add_(1.0)
+            lower, info = torch.linalg.cholesky_ex(A)
+            if int(info):
+                continue
+            inverse: torch.Tensor = torch.cholesky_inverse(lower)
+            if dtype == torch.float64 or _inverts(A, inverse):
+                return inverse
+        raise NumericalFailure(
+            f"I + mu H of {self.width} channels has no Cholesky factor.",
+            why="H must be a sum of x x^T.",
+            fix="Run the stage prepare again.",
+        )
+
     def priced(self, mu: float, dtype: torch.dtype) -> torch.Tensor:
         """R, upper triangular in admission order, with R R^T = T H T for T = (I + mu H)^-1.
 
         ``1/2 |D R|^2`` is the loss that `soft` would have at ``mu`` (in its unit): half the work of D Q.
         """
-        key = (f"price {mu!r}", dtype)
+        return self._for_price("price", mu, dtype, self._priced)
+
+    def _priced(self, mu: float) -> torch.Tensor:
+        factor = mu * self.mu_unit
+        if not self.spectral:
+            T = self._shrunk(factor).double()
+            costs = (T @ self._live_block(torch.float64) @ T)[self.ranked][:, self.ranked]
+            # Directions that calibration never reached cost nothing: rounding must not make that less.
+            costs.diagonal().add_(JITTER * float(costs.diagonal().max()))
+            lower: torch.Tensor = torch.linalg.cholesky(costs.flip(0, 1))
+            return lower.flip(0, 1)
+        values, _, vectors = self.spectrum
+        ranked = vectors[self.order[len(self.dead) :]].double()
+        root = ranked * (values.sqrt() / (1 + factor * values))
+        # F = L O by the QR of its transpose, with both orders turned round: L then is the upper factor.
+        upper: torch.Tensor = torch.linalg.qr(root.flip(0).T, mode="r").R
+        return upper.T.flip(0, 1)
+
+    def _for_price(
+        self, kind: str, mu: float, dtype: torch.dtype, make: Callable[[float], torch.Tensor]
+    ) -> torch.Tensor:
+        """What was made for a price, in a dtype; only the last price is kept."""
+        key = (f"{kind} {mu!r}", dtype)
         if key not in self._cast:
-            values, _, vectors = self.spectrum
-            factor = mu * self.mu_unit
-            ranked = vectors[self.order[len(self.dead) :]].double()
-            root = ranked * (values.sqrt() / (1 + factor * values))
-            # F = L O by the QR of its transpose, with both orders turned round: L then is the upper factor.
-            _, upper = torch.linalg.qr(root.flip(0).T, mode="r")
-            self._cast = {k: held for k, held in self._cast.items() if not k[0].startswith("price ")}
-            self._cast[key] = upper.T.flip(0, 1).to(dtype).contiguous()
+            self._cast = {k: held for k, held in self._cast.items() if not k[0].startswith(f"{kind} ")}
+            self._cast[key] = make(mu).to(dtype).contiguous()
         return self._cast[key]
 
     def official_upper(self, dtype: torch.dtype) -> torch.Tensor:
@@ -237,7 +306,10 @@ class Curvature:
         )
 
     def rank(self) -> int:
-        """Numerical rank of H: eigenvalues above the largest times width times float32's epsilon."""
+        """Numerical rank of H: eigenvalues above the largest times width times float32's epsilon.
+
+        It computes the eigenvalues where they are not known.
+        """
         values = self.spectrum[0] if self.G is None else torch.linalg.eigvalsh(self.H.double())
         if not len(values):
             return 0
@@ -245,7 +317,9 @@ class Curvature:
 
     def _live_block(self, dtype: torch.dtype) -> torch.Tensor:
         H = self.H.to(dtype)
-        return H if not len(self.dead) else H[self.live][:, self.live]
+        return (
+            H if not len(self.dead) else H[self.live][:, self.live]
+        )  # H itself, not a copy, where nothing is dead
 
 
 def require_finite(name: str, matrix: torch.Tensor) -> None:
@@ -264,6 +338,13 @@ def require_finite(name: str, matrix: torch.Tensor) -> None:
 
 def _residual(lower: torch.Tensor, A: torch.Tensor) -> float:
     return float(torch.linalg.matrix_norm(lower @ lower.T - A) / torch.linalg.matrix_norm(A))
+
+
+def _inverts(A: torch.Tensor, inverse: torch.Tensor) -> bool:
+    """Whether a matrix is the inverse of another, as far as some fixed vectors show."""
+    draw = torch.Generator().manual_seed(0)
+    probes = torch.randn(A.shape[0], PROBES, generator=draw).to(A)
+    return bool((A @ (inverse @ probes) - probes).norm() < RESIDUAL * probes.norm())
 
 
 def _require_moments(name: str, matrix: torch.Tensor) -> None:

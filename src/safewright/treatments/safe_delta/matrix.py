@@ -141,11 +141,12 @@ def _tiled(
     budget = Budget.of(config.mode, config.mu, config.rms_tol, config.s)
     found: dict[Basis, torch.Tensor] = {}
     squares = torch.zeros(width, dtype=torch.float64, device=device)
-    for start, stop in tiles(count):
+    bases = needed_bases(config.mode, budget, curvature)
+    for start, stop in tiles(count) if bases else ():
         aligned, tuned = (fill(part, work) for part in rows(start, stop))
         delta = tuned - aligned
         squares += (delta * delta).sum(0, dtype=torch.float64)
-        for basis in needed_bases(config.mode, budget):
+        for basis in bases:
             energy = energies(delta, curvature, basis, budget)
             found[basis] = found[basis] + energy if basis in found else energy
     decision = decide(config.mode, budget, curvature, found, numel=count * width, squares=squares)
@@ -157,7 +158,7 @@ def _tiled(
         losses.add(written - aligned, tuned - aligned, None if dtype == work else written - exact)
         losses.compare(aligned, tuned - aligned)
         put(start, new.cpu())
-    return described(decision, curvature)
+    return described(decision, curvature, losses.loss)
 
 
 def _whole(
@@ -241,7 +242,7 @@ def edit_step(
         "step": step,
         "kept": size(edited) / step if step else 1.0,
         "distance": size(edited - old) / step if step else 0.0,
-        **described(decision, curvature),
+        **described(decision, curvature, cost(curvature.H, exact)),
     }
     return new_A, report
 
@@ -252,11 +253,15 @@ def step_squares(A: torch.Tensor, B: torch.Tensor, scaling: float) -> float:
     return scaling**2 * float((A * (B.T @ B @ A)).sum())
 
 
-def described(decision: Decision, curvature: Curvature) -> dict[str, Any]:
-    """What a report says about a decision; ``mu`` is None where nothing of the step is kept."""
+def described(decision: Decision, curvature: Curvature, spent: float | None) -> dict[str, Any]:
+    """What a report says about a decision; ``mu`` is None where nothing of the step is kept.
+
+    Args:
+        spent: The edit's loss: what a price alone allows.
+    """
     return {
         "k": decision.k if decision.mode == "exact" else None,
         "mu": decision.mu if decision.mode == "soft" and math.isfinite(decision.mu or 0.0) else None,
-        "epsilon": decision.epsilon,
+        "epsilon": spent if decision.epsilon is None else decision.epsilon,
         "percdamp": curvature.used,
     }

@@ -27,7 +27,7 @@ class Group:
     """One layer input: the linear maps that read it, and how well calibration covered it.
 
     ``rank`` of H; ``dead`` channels that were always zero; ``condition``: largest over smallest eigenvalue;
-    ``outlier``: largest over median diagonal entry.
+    ``outlier``: largest over median diagonal entry. Rank and condition are None where no eigenvalues were computed.
     """
 
     name: str
@@ -36,9 +36,9 @@ class Group:
     width: int
     modules: tuple[str, ...]
     tokens: int
-    rank: int
+    rank: int | None
     dead: int
-    condition: float
+    condition: float | None
     outlier: float
     digest: str
 
@@ -189,5 +189,6 @@ def _curvature(
         damping=damping,
         percdamp=percdamp,
         G=found["G"] if task else None,
-        eigen=(found["values"].double(), found["vectors"]),
+        eigen=(found["values"].double(), found["vectors"]) if "values" in found else None,
+        spectral="values" in found,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from safewright.treatments.job import Job
 from safewright.treatments.placing import differing
 from safewright.treatments.safe_delta.applying import arithmetic
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
-from safewright.treatments.safe_delta.core import loss, soft_loss
+from safewright.treatments.safe_delta.core import loss
+from safewright.treatments.safe_delta.curvature import Curvature
 from safewright.treatments.safe_delta.matrix import HELD, Losses
 from safewright.treatments.safe_delta.prepared import FACTS, Prepared
 from safewright.treatments.sources import Sources, fill
@@ -120,22 +121,17 @@ def sweep(job: Job, prep: Path) -> dict[str, Any]:
             held_known = held_known and held is not None
             work = arithmetic(opened, matrix)
             rows, _ = opened.shape(matrix)
-            spectrum = curvature.spectrum[0]
+            along = _along(curvature, values, work)
             for start, stop in tiles(rows):
                 aligned = fill(opened.aligned_rows(matrix, start, stop).to(job.device), work)
                 delta = fill(opened.tuned_rows(matrix, start, stop).to(job.device), work) - aligned
-                Y = delta @ curvature.cast("left", work)
-                energy = (Y * Y).sum(0, dtype=torch.float64)
-                full += soft_loss(spectrum, energy, 0.0)
+                full += loss(delta, curvature.H)
                 step += float((delta * delta).sum(dtype=torch.float64))
                 if held is not None:
                     held_full += loss(delta, held)
-                for sum_, value in zip(sums, values, strict=True):
-                    mu = value * curvature.mu_unit
-                    taken = (mu * spectrum / (1 + mu * spectrum)).to(work)
-                    gap = (Y * taken) @ curvature.cast("right", work).T
+                for sum_, gap in zip(sums, along(delta), strict=True):
                     edit = delta - gap
-                    sum_[0] += soft_loss(spectrum, energy, mu)
+                    sum_[0] += loss(edit, curvature.H)
                     sum_[1] += loss(edit, held) if held is not None else 0.0
                     sum_[2] += float((edit * edit).sum(dtype=torch.float64))
                     sum_[3] += float((gap * gap).sum(dtype=torch.float64))
@@ -161,6 +157,24 @@ def sweep(job: Job, prep: Path) -> dict[str, Any]:
             for value, sum_ in zip(values, sums, strict=True)
         ],
     }
+
+
+def _along(
+    curvature: Curvature, values: Sequence[float], work: torch.dtype
+) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
+    """What `soft` takes away of a step's rows at every mu."""
+
+    def spectral(delta: torch.Tensor) -> Iterator[torch.Tensor]:
+        along, spectrum = delta @ curvature.cast("left", work), curvature.spectrum[0]
+        for value in values:
+            mu = value * curvature.mu_unit
+            taken = (mu * spectrum / (1 + mu * spectrum)).to(work)
+            yield (along * taken) @ curvature.cast("right", work).T
+
+    if curvature.spectral:
+        return spectral
+    taken = [curvature.taken(value, work) for value in values]
+    return lambda delta: (delta @ each for each in taken)
 
 
 def inspect(folder: Path) -> dict[str, Any]:
