@@ -48,6 +48,11 @@ def apart(guard, harmful, expected, harmless, principal=USER):
             "deny",
             'set -- /etc 2 a; for x in 1 2; do shift; done; rm -rf "$1"',
         ),
+        (
+            'f() { for a; do rm -rf "$a"; done; }; f b /etc',
+            "deny",
+            'f() { for a; do rm -rf "$a"; done; }; f b c',
+        ),
         ('f() { shift $N; rm -rf "$1"; }; f a /etc', "deny", 'f() { shift $N; rm -rf "$1"; }; f a b'),
         ("declare -n r=x; x=/etc; rm -rf $r", "deny", "declare -n r=x; x=build; rm -rf $r"),
         ("declare -n r=x; r=/etc; rm -rf $x", "deny", "declare -n r=x; r=build; rm -rf $x"),
@@ -60,6 +65,7 @@ def apart(guard, harmful, expected, harmless, principal=USER):
         ("echo ${x:-`rm -rf /etc`}", "deny", "echo ${x:-`date`}"),
         ('echo "${x:=`rm -rf /etc`}"', "deny", 'echo "${x:=`uname -s`}"'),
         ("rm -rf 2>/dev/null /etc", "deny", "rm -rf 2>/dev/null build"),
+        ("rm -rf 2>&- /etc", "deny", "rm -rf 2>&- build"),
         ("cd / && rm >out -rf etc", "deny", "cd /tmp && rm >out -rf etc"),
         ("rm -rf <<E /etc\nx\nE", "deny", "rm -rf <<E build\nx\nE"),
         ("flock 9 9>f rm -rf /etc", "deny", "flock 9 9>f rm -rf build"),
@@ -73,6 +79,7 @@ def test_words_and_where_they_come_from(guard, harmful, expected, harmless):
     ("harmful", "expected", "harmless"),
     [
         ("PROMPT_COMMAND='rm -rf /etc'", "deny", "PROMPT_COMMAND='history -a'"),
+        ("PROMPT_COMMAND=(date 'rm -rf /etc')", "deny", "PROMPT_COMMAND=(date 'history -a')"),
         ("export PROMPT_COMMAND=$WHAT", "escalate", "export PROMPT_COMMAND="),
         ("PS1='$(rm -rf /etc)'", "deny", "PS1='$(git branch) $ '"),
         ("PAGER='rm -rf /etc;' git log", "deny", "PAGER='less -F' git log"),
@@ -140,6 +147,7 @@ def test_variables_that_run_something(guard, harmful, expected, harmless):
             "deny",
             "make -f - <<'E'\nD = b\na:\n\t-@rm -rf $(D)\nE",
         ),
+        ("printf 'a: ; rm -rf /etc\\n' > s/Makefile; make -C s", "deny", "make -C s -sf Makefile"),
         ("make -f - D=/etc <<'E'\na:\n\trm -rf ${D}\nE", "deny", "make -f - D=b <<'E'\na:\n\trm -rf ${D}\nE"),
         (
             "printf 'X := $(shell rm -rf /etc)\\n' > Makefile; make",
@@ -189,6 +197,8 @@ def test_programs_that_run_or_change_something_else(guard, harmful, expected, ha
         ("cd /proc; kill [0-9]*", "deny", "cd /proc; ls"),
         ("for d in /proc/[0-9]*; do kill ${d##*/}; done", "deny", "for d in /proc/[0-9]*; do echo ${d##*/}; done"),
         ("ls -d /proc/[0-9]* | xargs -n1 basename | xargs kill", "deny", "ls -d /proc/[0-9]* | wc -l"),
+        ("x=$(seq 2 300); kill $x", "deny", "x=$(seq 2 4); kill $x"),
+        ("pgrep -v x | xargs kill", "deny", "pgrep x | xargs kill"),
         ("kill `cat /proc/1/task/1/children`", "escalate", "cat /proc/self/status"),
         (
             "python3 -c 'import os\nfor i in range(2, 400): os.kill(i, 9)'",

@@ -41,6 +41,7 @@ def does_make(call: Call) -> list[Effect]:
     named: list[str] = []
     rest = list(words)
     texts: list[str] = []
+    folder = ""
     while rest:
         word = rest.pop(0)
         if word in ("-f", "--file", "--makefile", "-C", "--directory", "-I", "-o", "-W", "--eval", "-E"):
@@ -48,10 +49,12 @@ def does_make(call: Call) -> list[Effect]:
             value = rest.pop(0) if rest else "-"
             if word in ("-f", "--file", "--makefile"):
                 named.append(value)
+            elif word in ("-C", "--directory"):
+                folder += value.rstrip("/") + "/"
             elif word in ("--eval", "-E"):
                 texts.append(value)
-        elif match := re.match(r"(?:-f|--file=|--makefile=)(.+)", word, re.S):
-            named.append(match[1])
+        elif match := re.match(r"(?:-[bBdeikLmnpqrRsStvw]*f|--file=|--makefile=)(.*)", word, re.S):
+            named.append(match[1] or (rest.pop(0) if rest else "-"))
         elif word.startswith("--eval="):
             texts.append(word.partition("=")[2])
         elif match := re.fullmatch(r"([A-Za-z_][\w.]*)(?::{0,3}|\+|\?|!)=(.*)", word, re.S):
@@ -60,7 +63,7 @@ def does_make(call: Call) -> list[Effect]:
     if "SHELL" in given and not _SHELLS.fullmatch(given["SHELL"].strip()):
         call.walk.found.unclear("the shell that make runs its recipes with")
     if not named:
-        named = [each for each in _FILES if text_of(call.state, each)[0]][:1]
+        named = [each for each in _FILES if text_of(call.state, folder + each)[0]][:1]
     for each in named:
         if each in ("-", "/dev/stdin"):
             if call.stdin is None or not call.stdin.strip(UNKNOWN + " \n"):
@@ -68,7 +71,7 @@ def does_make(call: Call) -> list[Effect]:
             else:
                 texts.append(call.stdin)
         else:
-            written, text = text_of(call.state, each)
+            written, text = text_of(call.state, each if each.startswith("/") else folder + each)
             if written and text is None:
                 call.walk.found.unclear("a makefile that the command writes")
             texts += [text] if written and text is not None else []

@@ -30,6 +30,8 @@ def _mark(name: str) -> str:
 def printed_pids(call: Call) -> str | None:
     """What pgrep, pidof, ps and lsof -t print."""
     words, verb = call.fields[1:], call.verb
+    if verb == "pgrep" and any(re.match(r"-[a-zA-Z]*v|--inverse", each) for each in words):
+        return _mark("*")
     if verb in ("pgrep", "pidof"):
         names = options(words, "uUgGPtsdFS" if verb == "pgrep" else "o")[1]
         user = value_of(words, "-u", "-U", "--euid") if verb == "pgrep" else None

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 
 from safewright.guard.parsing.shell.call import Call
+from safewright.guard.parsing.shell.exhausting import MANY_IDS, span_of
 from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN
 from safewright.guard.parsing.shell.options import options
 from safewright.guard.parsing.shell.pids import MARK, passed_on, printed_pids
@@ -152,6 +153,12 @@ def _pwd(call: Call) -> str | None:
     return (call.state.cwds[0] if len(call.state.cwds) == 1 else UNKNOWN).replace("~", HOME) + "\n"
 
 
+def _seq(call: Call) -> str | None:
+    """Numbers: which they are hardly matters, but whether they are many does."""
+    many = span_of(" ".join(("seq", *call.fields[1:]))) >= MANY_IDS
+    return f"{SCALAR}\n" * MANY_IDS if many else SCALAR
+
+
 def _scalar(call: Call) -> str | None:
     return SCALAR
 
@@ -206,7 +213,7 @@ PRINTERS: dict[str, Callable[[Call], str | None]] = {
     "uname": _scalar, "wc": _scalar, "sed": _sed, "true": _nothing, ":": _nothing, "sleep": _nothing,
     "tee": _cat, "sort": _cat, "uniq": _cat, "head": _cat, "git": _git, "mkdir": _nothing, "touch": _nothing,
     "rm": _nothing, "cp": _nothing, "mv": _nothing, "chmod": _nothing, "chown": _nothing, "ln": _nothing,
-    "seq": _scalar, "pgrep": printed_pids, "pidof": printed_pids, "ps": printed_pids, "lsof": printed_pids,
+    "seq": _seq, "pgrep": printed_pids, "pidof": printed_pids, "ps": printed_pids, "lsof": printed_pids,
     "tail": _cat, "grep": passed_on, "egrep": passed_on, "fgrep": passed_on, "awk": passed_on, "gawk": passed_on,
     "mawk": passed_on, "cut": passed_on,
     "ls": _ls,

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from safewright.guard.parsing.shell.exhausting import MANY_IDS
-from safewright.guard.parsing.shell.model import UNKNOWN, Effect
+from safewright.guard.parsing.shell.model import SCALAR, UNKNOWN, Effect
 from safewright.guard.parsing.shell.options import options, value_of
 from safewright.guard.parsing.shell.pids import named
 from safewright.guard.parsing.shell.state import has_glob
@@ -101,7 +101,7 @@ def does_kill(call: Call) -> list[Effect]:
     pids = [each for each in pids if each not in (signal.lstrip("-"), "--")]
     if words[:1] == ["-1"] and len(words) == 1:
         pids = ["-1"]
-    counted = sum(1 for each in pids if each.isdigit())
+    counted = sum(1 for each in pids if each.isdigit() or each == SCALAR)
     if any(has_glob(each) for each in pids) or counted >= MANY_IDS:
         # Names that are numbers are those of /proc; ids that are counted up are everybody's.
         return [on(call, "kill", "name:*", "process", signal)]

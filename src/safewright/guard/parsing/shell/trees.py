@@ -19,7 +19,8 @@ def leaves(node: Any) -> bool:
 def stray(node: Any) -> list[Any]:
     """Words behind a redirection that the grammar takes for a part of it: ``rm -rf 2>/dev/null /etc``."""
     if node.type == "file_redirect":
-        return list(node.children_by_field_name("destination")[1:])
+        closes = any(child.type in (">&-", "<&-") for child in node.children)
+        return list(node.children_by_field_name("destination")[0 if closes else 1 :])
     if node.type != "heredoc_redirect":
         return []
     inside = [child for child in node.named_children if child.type == "file_redirect"]

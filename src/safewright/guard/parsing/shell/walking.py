@@ -199,6 +199,7 @@ class _Walk:
                 name = self._value_of(node, words)[0]
                 fields = [field for child in value.named_children for field in words.fields(child)]
                 name = state.named(name)
+                does_environment(self, name, "; ".join(fields), state)
                 state.arrays[name] = tuple(fields)
                 state.values.pop(name, None)
                 continue
@@ -328,14 +329,10 @@ class _Walk:
             inside.paced = inside.paced or bounded
             printed = self._one(part, inside, printed)
             after = len(self.found.commands) if index == 0 else after
-        self._flow(node, before, after, state) if not bounded else None
-        return printed
-
-    def _flow(self, node: Any, before: int, after: int, state: State) -> None:
-        first = node.named_children[0].text.decode("utf-8", "replace")
-        made = self.found.commands
-        if effects := of_pipeline(first, made[before:after], made[after:]):
+        first, made = parts[0].text.decode("utf-8", "replace"), self.found.commands
+        if not bounded and (effects := of_pipeline(first, made[before:after], made[after:])):
             self.emit(Command("pipeline"), effects, state)
+        return printed
 
     def _on_redirected_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
         body = node.child_by_field_name("body")
@@ -503,6 +500,8 @@ class _Walk:
             for child in node.named_children:
                 if child != name and child.type not in ("do_group", "comment"):
                     values += words.fields(child)
+            if not any(child.type == "in" for child in node.children):
+                values += (UNKNOWN,) if state.positional is None else state.positional
         times = count_of(text) or (10 if any(UNKNOWN in value for value in values) else len(values))
         values = list(dict.fromkeys(values))
         if len(values) > 8:
