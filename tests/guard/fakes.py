@@ -32,6 +32,17 @@ denied_tools = ["dismiss"]
 privileged = true
 """
 
+MAIL_AND_FETCH = """
+[tools.send_email]
+effect = "send"
+identities = ["to"]
+content = ["body"]
+[tools.fetch]
+effect = "fetch"
+identities = ["url"]
+"""
+"""Two tools by which something leaves, as a policy declares them."""
+
 
 def policy() -> Policy:
     return Policy.read(POLICY)

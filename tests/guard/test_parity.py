@@ -16,6 +16,7 @@ import pytest
 from safewright.guard import Action, Guard
 from safewright.guard.nouns import action_json, read_action
 from tests.guard import http_door
+from tests.guard.fakes import MAIL_AND_FETCH
 
 TRACE = [
     read_action(json.loads(line))
@@ -30,13 +31,6 @@ effect = "read"
 effect = "pay"
 identities = ["recipient"]
 amounts = ["amount"]
-[tools.send_email]
-effect = "send"
-identities = ["to"]
-content = ["body"]
-[tools.fetch]
-effect = "fetch"
-identities = ["url"]
 [tools.delete_file]
 effect = "delete"
 [tools.forbidden]
@@ -258,7 +252,7 @@ DOORS: dict[str, Callable[[Recording, Action, Path], Any]] = {
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy, and a memory that has seen the trace once."""
     folder = tmp_path_factory.mktemp("parity")
-    (folder / "policy.toml").write_text(POLICY)
+    (folder / "policy.toml").write_text(POLICY + MAIL_AND_FETCH)
     with Guard(folder / "policy.toml", memory=folder / "memory.db") as guard:
         guard.check_many(TRACE)
     return folder
@@ -293,7 +287,7 @@ def test_every_door_gives_the_same_verdicts(
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     with opened(home, door) as guard:
         place = home / door
-        (place / "policy.toml").write_text(POLICY)
+        (place / "policy.toml").write_text(POLICY + MAIL_AND_FETCH)
         found = [DOORS[door](guard, action, place) for action in TRACE]
     for action, one, other in zip(TRACE, expected, found, strict=True):
         assert one == other, action
