@@ -89,18 +89,15 @@ def compare(
         if json:
             console.result(costs)
         return
-    command = running.command_line()
-    with console.progress() as progress:
-        found = run_ablation(
-            plan,
-            overwrite=overwrite,
-            notes={"command": command},
-            workers=workers,
-            max_unscored=max_unscored,
-            progress=progress,
-            told=tell_part,
-            making=lambda name: console.say(f"records {name}: made now"),
-        )
+    found, command = running.carry_out(
+        run_ablation,
+        plan,
+        overwrite=overwrite,
+        workers=workers,
+        max_unscored=max_unscored,
+        told=tell_part,
+        making=lambda name: console.say(f"records {name}: made now"),
+    )
     page = write_tables(found, out, command)
     if json:
         console.result({"folder": str(out), "ablation": found})

@@ -67,17 +67,15 @@ def audit(
         if json:
             console.result(estimates)
         return
-    command = running.command_line()
-    with console.progress() as progress:
-        found = run_audit(
-            plan,
-            out=out,
-            overwrite=overwrite,
-            notes={"command": command, "estimate": estimates},
-            max_unscored=max_unscored,
-            progress=progress,
-            told=_tell,
-        )
+    found, command = running.carry_out(
+        run_audit,
+        plan,
+        out=out,
+        overwrite=overwrite,
+        notes={"estimate": estimates},
+        max_unscored=max_unscored,
+        told=_tell,
+    )
     cards = [(card, found.records[role]) for role, card in found.cards.items()]
     page = render_page(f"Audit of {model}", cards, command=command)
     write_text(found.folder / "report.html", page)

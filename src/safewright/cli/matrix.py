@@ -108,18 +108,15 @@ def matrix(
             console.result(costs)
         return
     folder = out or plan.folder
-    command = running.command_line()
-    with console.progress() as progress:
-        found = run_matrix(
-            plan,
-            out=folder,
-            overwrite=overwrite,
-            notes={"command": command},
-            workers=workers,
-            max_unscored=max_unscored,
-            progress=progress,
-            told=tell_part,
-        )
+    found, command = running.carry_out(
+        run_matrix,
+        plan,
+        out=folder,
+        overwrite=overwrite,
+        workers=workers,
+        max_unscored=max_unscored,
+        told=tell_part,
+    )
     page = write_pages(found, folder, command)
     if json:
         console.result({"folder": str(folder), "matrix": found})

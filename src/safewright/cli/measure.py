@@ -95,16 +95,9 @@ def measure(
             console.result({**to_json(estimates), "judge": {"calls": judge_calls}, **more})
         return
     folder = out or plan.folder
-    command = running.command_line()
-    with console.progress() as progress:
-        card = run_measure(
-            plan,
-            run=folder,
-            overwrite=overwrite,
-            notes={"command": command},
-            max_unscored=max_unscored,
-            progress=progress,
-        )
+    card, command = running.carry_out(
+        run_measure, plan, run=folder, overwrite=overwrite, max_unscored=max_unscored
+    )
     cards = [(card, load_records(folder))]
     write_text(folder / "report.html", render_page(f"{name}: {model}", cards, command=command))
     _show(name, card, folder, max_unscored, json)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safewright.cli import console
 from safewright.compose.folders import load_records
@@ -18,10 +18,22 @@ from safewright.types import Scorecard
 if TYPE_CHECKING:
     from safewright.stats import Verdict
 
+Found = TypeVar("Found")
+
 
 def command_line() -> str:
     """The command as it was given, for the run's plan and the page."""
     return shlex.join(["safewright", *sys.argv[1:]])
+
+
+def carry_out(
+    work: Callable[..., Found], plan: Any, *, notes: Mapping[str, Any] | None = None, **given: Any
+) -> tuple[Found, str]:
+    """Run a plan below a progress bar; what it found, and the command, which is noted in its folder."""
+    command = command_line()
+    with console.progress() as progress:
+        found = work(plan, notes={"command": command, **(notes or {})}, progress=progress, **given)
+    return found, command
 
 
 def tell_estimates(estimates: Mapping[str, Estimate]) -> None:

@@ -121,21 +121,16 @@ def treat(
         check_free(plan, overwrite=overwrite)
         return launch.relaunch(several)
     makes = stage is None or entry.stages[stage].makes
-    command = running.command_line()
-    given: Any = {"overwrite": overwrite, "workers": workers}
-    given["notes"] = {"command": command, "estimate": estimate}
-    with console.progress() as progress:
-        if makes:
-            result = run_treatment(plan, progress=progress, **given)
-        else:
-            found = run_stage(plan, progress=progress, **given)
+    given: Any = {"overwrite": overwrite, "workers": workers, "notes": {"estimate": estimate}}
     if not makes:
+        found, _ = running.carry_out(run_stage, plan, **given)
         if json:
             console.result(found)
         else:
             _show(found)
         _require_passed(found.get("checks", ()))
         return None
+    result, command = running.carry_out(run_treatment, plan, **given)
     page = _page(result, plan.run_folder, command)
     if json:
         console.result(result)
