@@ -1,0 +1,169 @@
+"""H of the inputs of one decoder block, summed while the block runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from safewright.errors import BadInput, NumericalFailure
+
+if TYPE_CHECKING:
+    import torch
+
+SLICE = 1024
+"""Tokens converted to the sum's precision at once: no wide copy of a whole batch is ever made."""
+
+
+@dataclass
+class Moments:
+    """``2/N sum x x^T`` of one layer input while it is summed; N counts sequences, as the release does.
+
+    ``pool`` names the moments that stand in where too few tokens came (experts); see `pooled`.
+    """
+
+    modules: list[str]
+    layer: int
+    width: int
+    total: torch.Tensor | None = None
+    tokens: int = 0
+    pool: str | None = None
+
+    def add(self, x: torch.Tensor) -> None:
+        """Add tokens (n, in): in float64 on the CPU, float32 elsewhere; on ``meta`` nothing is summed."""
+        import torch
+
+        if x.device.type == "meta":
+            return
+        wide = torch.float64 if x.device.type == "cpu" else torch.float32
+        if self.total is None:
+            self.total = torch.zeros(self.width, self.width, dtype=wide, device=x.device)
+        for start in range(0, x.shape[0], SLICE):
+            some = x[start : start + SLICE].to(wide)
+            self.total.addmm_(some.T, some)
+        self.tokens += x.shape[0]
+
+    def matrix(self, sequences: int) -> torch.Tensor:
+        """H after so many sequences.
+
+        Raises:
+            BadInput: No token came.
+        """
+        if self.total is None or not sequences:
+            raise BadInput("No calibration token reached a layer.", fix="Give more calibration rows.")
+        return 2.0 / sequences * self.total
+
+
+class Watch:
+    """Sums H of the inputs of one block's linear maps while the block runs, as a context manager.
+
+    Set ``mask`` before every forward; ``moments`` has H by leader, the first of the maps that read one input.
+    A block on ``meta`` shows which inputs there are and how wide, without a sum.
+
+    Args:
+        block: The decoder block.
+        prefix: Its name in the model, such as ``model.layers.3``.
+        layer: Its place.
+        modules: Full names of the maps to watch: linear maps of the block, or maps of single experts.
+
+    Raises:
+        NumericalFailure: An activation is not finite; layer and count are named.
+    """
+
+    def __init__(self, block: Any, prefix: str, layer: int, modules: Sequence[str]) -> None:
+        self.block, self.prefix, self.layer = block, prefix, layer
+        self.modules = tuple(modules)
+        self.mask: torch.Tensor | None = None
+        """Which tokens count, flattened as the hidden states are: (batch * tokens,)."""
+        self.moments: dict[str, Moments] = {}
+        self.pools: dict[str, Moments] = {}
+        """Sums over all tokens of a layer's experts, by the name `Moments.pool` has."""
+        self._leader: dict[str, str] = {}
+        self._seen: dict[int, tuple[Any, str]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Watch:
+        wanted = frozenset(self.modules)
+        # PEFT keeps the matrix it adapts inside, under this name.
+        inside = {
+            f"{self.prefix}.{name}".removesuffix(".base_layer"): module
+            for name, module in self.block.named_modules()
+            if name
+        }
+        # In the model's order, which the leaders and files follow.
+        for name in self.modules:
+            if name in inside:
+                self._handles.append(inside[name].register_forward_pre_hook(self._linear_hook(name)))
+        self._handles.extend(self._expert_hooks(wanted - inside.keys()))
+        # A tensor held keeps its identity from being given to another one, until the block is through.
+        self._handles.append(self.block.register_forward_hook(lambda *_: self._seen.clear()))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._seen.clear()
+
+    def _linear_hook(self, name: str) -> Any:
+        def before(module: Any, inputs: Any) -> None:
+            x = inputs[0]
+            if name not in self._leader:
+                _, first = self._seen.setdefault(id(x), (x, name))
+                self._leader[name] = first
+                if first == name:
+                    self.moments[name] = Moments([name], self.layer, x.shape[-1])
+                else:
+                    self.moments[first].modules.append(name)
+            if self._leader[name] == name:
+                self.moments[name].add(self.counted(x, name))
+
+        return before
+
+    def _expert_hooks(self, modules: frozenset[str]) -> Iterator[Any]:
+        """Handles of hooks on the block's ``experts`` modules, for the maps of single experts among ``modules``.
+
+        What they put into ``moments`` must not depend on which experts were routed to: an expert without tokens
+        has its `Moments` too (other processes may have some), and so has every expert when the block is on
+        ``meta``, where routing tells nothing. Pooled sums go into ``pools``; that one stands in is decided by
+        `pooled`, once all processes' sums are added up.
+        """
+        if modules:
+            raise NotImplementedError(f"experts: {min(modules)}")
+        return iter(())
+
+    def counted(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        """The tokens (n, in) of an input that are no padding.
+
+        Raises:
+            NumericalFailure: One of them is not finite.
+        """
+        import torch
+
+        tokens = x.reshape(-1, x.shape[-1])
+        if x.device.type == "meta":
+            return tokens
+        if self.mask is not None and not bool(self.mask.all()):
+            tokens = tokens[self.mask.reshape(-1)]
+        if not bool(torch.isfinite(tokens.sum())):
+            bad = int((~torch.isfinite(tokens)).sum())
+            if bad:
+                raise NumericalFailure(
+                    f"{bad} inputs of {name} are not finite.",
+                    why="H would be, and with it every edited weight.",
+                    fix="Prepare in another dtype (bfloat16 or float32), or repair the aligned model.",
+                )
+        return tokens
+
+
+def pooled(moments: Moments, pools: dict[str, Moments]) -> tuple[Moments, bool]:
+    """The moments to use for a group, and whether they are those of its pool.
+
+    The pool stands in where fewer tokens came than a quarter of the channels.
+    """
+    if moments.pool is None or 4 * moments.tokens >= moments.width:
+        return moments, False
+    return pools[moments.pool], True
