@@ -97,9 +97,11 @@ def plan_output(
     """
     blocks = opened.blocks
     if blocks.refused and not allow_skip:
+        stacked = any(len(opened.aligned[name].shape) > 2 for name in blocks.refused)
         raise BadInput(
             f"{len(blocks.refused)} matrices are of a kind that cannot be edited: "
-            f"{', '.join(blocks.refused[:3])}{', …' if len(blocks.refused) > 3 else ''}.",
+            f"{', '.join(blocks.refused[:3])}{', …' if len(blocks.refused) > 3 else ''}"
+            f"{' (all experts of a layer in one tensor of three dimensions)' if stacked else ''}.",
             why="Left as they are, their part of the fine-tuning step would keep its safety loss.",
             fix="Accept that knowingly with --set allow_skip=true.",
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, NumericalFailure
 from safewright.models.adapters import EMBEDDINGS, Adapter, Factors
-from safewright.models.blocks import Blocks, Matrix, blocks_of, require_plain, skeleton, stored_name
+from safewright.models.blocks import Blocks, Matrix, blocks_of, homes_of, require_plain, skeleton
 from safewright.models.checkpoint import Checkpoint
 from safewright.models.references import base_folder, local_folder, tokenizer_folder
 from safewright.types import ModelRef
@@ -139,8 +139,11 @@ class Opened:
         """What the adapter changes, by module; None where the weight is not on disk (a tied head)."""
         known = {matrix.module: matrix for matrix in self.blocks.matrices}
         found: dict[str, Matrix | None] = {}
-        for module in self.adapter.factors if self.adapter else ():
-            tensor = stored_name(self.skeleton, f"{module}.weight", self.aligned.stored)
+        if self.adapter is None:
+            return found
+        tensors = homes_of(self.skeleton, self.aligned.stored).tensors
+        for module in self.adapter.factors:
+            tensor = tensors.get(f"{module}.weight")
             outside = Matrix(module, tensor, -1, False) if tensor else None
             found[module] = known.get(module, outside)
         return found

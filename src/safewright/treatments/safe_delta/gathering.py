@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,7 @@ class Watch:
             if name in inside:
                 self._handles.append(inside[name].register_forward_pre_hook(self._linear_hook(name)))
         self._handles.extend(self._expert_hooks(wanted - inside.keys()))
+        self._handles.extend(_Shown(module) for module in self.block.modules() if _without_weights(module))
         # A tensor held keeps its identity from being given to another one, until the block is through.
         self._handles.append(self.block.register_forward_hook(lambda *_: self._seen.clear()))
         return self
@@ -131,9 +132,79 @@ class Watch:
         ``meta``, where routing tells nothing. Pooled sums go into ``pools``; that one stands in is decided by
         `pooled`, once all processes' sums are added up.
         """
-        if modules:
-            raise NotImplementedError(f"experts: {min(modules)}")
-        return iter(())
+        from safewright.models.blocks import plain_experts
+
+        owners: dict[str, dict[int, list[str]]] = {}
+        for name in self.modules:
+            if name in modules:
+                # In a block without experts, too, a name is split: that it fits nothing shows below.
+                owner, expert, _ = name.rsplit(".", 2)
+                owners.setdefault(owner, {}).setdefault(int(expert) if expert.isdigit() else -1, []).append(
+                    name
+                )
+        for owner, experts in owners.items():
+            try:
+                module = self.block.get_submodule(owner.removeprefix(f"{self.prefix}."))
+            except AttributeError:
+                module = None
+            if not plain_experts(module) or not 0 <= min(experts) <= max(experts) < module.num_experts:
+                raise BadInput(f"{self.prefix} has no linear map {experts[min(experts)][0]}.")
+            yield module.register_forward_pre_hook(self._expert_hook(owner, experts), with_kwargs=True)
+
+    def _expert_hook(self, owner: str, experts: Mapping[int, Sequence[str]]) -> Any:
+        """Sums, expert by expert, over the tokens routed to it; how much each token counts there has no say.
+
+        The input of an expert's down map is computed here again from those tokens.
+        """
+        import torch
+
+        reads = {
+            expert: [n for n in names if not n.endswith(".down_proj")] for expert, names in experts.items()
+        }
+        gives = {expert: [n for n in names if n.endswith(".down_proj")] for expert, names in experts.items()}
+        into, out_of = f"{owner}.gate_up_proj", f"{owner}.down_proj"
+
+        def begin(module: Any) -> None:
+            # gate_up_proj is (experts, 2 inner, hidden), down_proj (experts, hidden, inner).
+            for pool, of, width in (
+                (into, reads, module.gate_up_proj.shape[2]),
+                (out_of, gives, module.down_proj.shape[2]),
+            ):
+                groups = [names for names in of.values() if names]
+                if not groups or pool in self.pools:
+                    continue
+                self.pools[pool] = Moments([], self.layer, width)
+                for names in groups:
+                    self.moments[names[0]] = Moments(list(names), self.layer, width, pool=pool)
+
+        def before(module: Any, inputs: Any, named: Any) -> None:
+            given = {**dict(zip(("hidden_states", "top_k_index"), inputs, strict=False)), **named}
+            hidden, index = given["hidden_states"], given["top_k_index"]
+            begin(module)
+            if hidden.device.type == "meta":
+                return
+            tokens, index = self.counted(hidden, owner), self.unpadded(index)
+            if into in self.pools:
+                self.pools[into].add(tokens)
+            for expert in experts:
+                some = tokens[(index == expert).any(-1)]
+                if reads[expert]:
+                    self.moments[reads[expert][0]].add(some)
+                if gives[expert]:
+                    with torch.no_grad():
+                        middle = torch.nn.functional.linear(some, module.gate_up_proj[expert])
+                        inner = finite(module._apply_gate(middle), gives[expert][0])
+                    self.moments[gives[expert][0]].add(inner)
+                    self.pools[out_of].add(inner)
+
+        return before
+
+    def unpadded(self, x: torch.Tensor) -> torch.Tensor:
+        """The rows (n, width) that are no padding."""
+        rows = x.reshape(-1, x.shape[-1])
+        if x.device.type == "meta" or self.mask is None or bool(self.mask.all()):
+            return rows
+        return rows[self.mask.reshape(-1)]
 
     def counted(self, x: torch.Tensor, name: str) -> torch.Tensor:
         """The tokens (n, in) of an input that are no padding.
@@ -141,22 +212,44 @@ class Watch:
         Raises:
             NumericalFailure: One of them is not finite.
         """
-        import torch
+        return finite(self.unpadded(x), name)
 
-        tokens = x.reshape(-1, x.shape[-1])
-        if x.device.type == "meta":
-            return tokens
-        if self.mask is not None and not bool(self.mask.all()):
-            tokens = tokens[self.mask.reshape(-1)]
-        if not bool(torch.isfinite(tokens.sum())):
-            bad = int((~torch.isfinite(tokens)).sum())
-            if bad:
-                raise NumericalFailure(
-                    f"{bad} inputs of {name} are not finite.",
-                    why="H would be, and with it every edited weight.",
-                    fix="Prepare in another dtype (bfloat16 or float32), or repair the aligned model.",
-                )
-        return tokens
+
+class _Shown:
+    """Lets hidden states pass an experts module on ``meta``, where routing cannot be followed, until removed."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        module.forward = lambda hidden_states, *_, **__: hidden_states
+
+    def remove(self) -> None:
+        """Give the module its own forward back."""
+        del self.module.forward
+
+
+def _without_weights(module: Any) -> bool:
+    """Whether a module is experts of transformers without weights."""
+    down = getattr(module, "down_proj", None)
+    return hasattr(module, "is_concatenated") and getattr(down, "is_meta", False)
+
+
+def finite(tokens: torch.Tensor, name: str) -> torch.Tensor:
+    """Inputs of a map, once they are found to be numbers.
+
+    Raises:
+        NumericalFailure: One of them is not finite.
+    """
+    import torch
+
+    if tokens.device.type != "meta" and not bool(torch.isfinite(tokens.sum())):
+        bad = int((~torch.isfinite(tokens)).sum())
+        if bad:
+            raise NumericalFailure(
+                f"{bad} inputs of {name} are not finite.",
+                why="H would be, and with it every edited weight.",
+                fix="Prepare in another dtype (bfloat16 or float32), or repair the aligned model.",
+            )
+    return tokens
 
 
 def pooled(moments: Moments, pools: dict[str, Moments]) -> tuple[Moments, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from safewright.errors import BadInput, NumericalFailure
 from safewright.models import resolve
 from safewright.models.adapters import check_plain
-from safewright.models.blocks import Matrix, chosen, linear_modules, stored_name
+from safewright.models.blocks import Homes, Matrix, Part, blocks_of, chosen, homes_of, linear_modules
 from safewright.models.checkpoint import Checkpoint
 from safewright.models.references import local_folder
 from safewright.treatments.safe_delta.applying import checks, summarised
@@ -123,44 +123,48 @@ class _Plan:
 
 def _matrices(
     model: Any, checkpoint: Checkpoint, config: SafeDeltaConfig
-) -> tuple[list[tuple[Matrix, Any]], dict[str, int]]:
-    """The matrices to edit with their modules, and how many were edited, exempt and refused."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found, refused = {}, []
-    for name, module, layer in linear_modules(model):
-        if module is None:
-            refused.append(name)
-            continue
-        tensor = stored_name(plain, f"{name}.weight", checkpoint.stored)
-        if tensor is None:
-            raise BadInput(
-                f"The aligned model {checkpoint.folder} has no {name}.weight.",
-                why="Each matrix is compared with the aligned one.",
-                fix="Give the model that was fine-tuned.",
-            )
-        found[name] = (Matrix(name, tensor, layer, type(module).__name__ == "Conv1D"), module)
+) -> tuple[list[tuple[Matrix, torch.Tensor]], dict[str, int]]:
+    """The matrices to edit with their weights in the model, and how many were edited, exempt and refused."""
+    blocks = blocks_of(model, checkpoint.stored)
+    modules, unknown = {}, []
+    homes = homes_of(model, checkpoint.stored)
+    shared = {part.parameter for _, part in homes.parts.values()}
+    for name, module, _ in linear_modules(model):
+        if module is not None:
+            modules[name] = module
+        elif name not in shared and name not in homes.tensors:
+            unknown.append(name)
+    refused = [*blocks.refused, *unknown]
     if refused and not config.allow_skip:
         raise BadInput(
             f"{len(refused)} matrices are of a kind that cannot be edited, first {refused[0]}.",
             fix="Accept that knowingly with allow_skip=True.",
         )
-    edited = chosen([matrix for matrix, _ in found.values()], config.modules)
+    edited = chosen(blocks.matrices, config.modules)
     kinds = {
         "edited": len(edited),
-        "exempt": len(found) - len(edited),
+        "exempt": len(blocks.routers) + len(blocks.matrices) - len(edited),
         "refused": len(refused),
-        "in blocks": len(found) + len(refused),
+        "in blocks": len(blocks.inside) + len(unknown),
     }
-    return [found[matrix.module] for matrix in edited], kinds
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return [
+        (
+            matrix,
+            modules[matrix.module].weight.detach()
+            if matrix.part is None
+            else matrix.part.of(plain.get_parameter(matrix.part.parameter).detach()),
+        )
+        for matrix in edited
+    ], kinds
 
 
 def _edit_weights(model: Any, checkpoint: Checkpoint, prepared: Prepared, config: SafeDeltaConfig) -> _Plan:
     pairs, kinds = _matrices(model, checkpoint, config)
     plan = _Plan(kinds)
     _outside(plan, model, checkpoint, {matrix.tensor for matrix, _ in pairs}, config)
-    for matrix, module in pairs:
-        weight = module.weight
-        base, tuned = _aligned(checkpoint, matrix.tensor).to(weight.device), weight.detach()
+    for matrix, weight in pairs:
+        base, tuned = _aligned(checkpoint, matrix.tensor).to(weight.device), weight
         if base.shape != tuned.shape:
             raise BadInput(
                 f"{matrix.module} has the shape {tuple(tuned.shape)}, {tuple(base.shape)} in the aligned model."
@@ -204,7 +208,7 @@ def _edit_adapter(
         for module, layer in base_model.named_modules()
         if name in getattr(layer, "lora_A", ()) or name in getattr(layer, "lora_embedding_A", ())
     }
-    edited = {matrix.module: (matrix, module) for matrix, module in pairs if matrix.module in adapted}
+    edited = {matrix.module: (matrix, weight) for matrix, weight in pairs if matrix.module in adapted}
     kinds |= {"edited": len(edited), "exempt": kinds["exempt"] + len(pairs) - len(edited)}
     plan = _Plan(kinds)
     _outside(plan, base_model, checkpoint, {matrix.tensor for matrix, _ in edited.values()}, config)
@@ -223,8 +227,7 @@ def _edit_adapter(
             if config.others == "aligned":
                 plan.writes.append((B, torch.zeros_like(B)))
             continue
-        matrix, module = edited[place]
-        base = module.weight.detach()
+        matrix, base = edited[place]
         require_finite(f"{place} of the base", base)
         if not torch.equal(base.cpu(), _aligned(checkpoint, matrix.tensor).to(base.dtype)):
             raise BadInput(
@@ -245,14 +248,9 @@ def _outside(
     plan: _Plan, model: Any, checkpoint: Checkpoint, edited: set[str], config: SafeDeltaConfig
 ) -> None:
     """Plan what happens to parameters that are not edited, and sum how far fine-tuning moved them."""
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
-        plain = name.replace(".base_layer.", ".")
-        stored = stored_name(model, plain, checkpoint.stored)
+    for plain, stored, tuned in _places(model, homes_of(model, checkpoint.stored)):
         if stored in edited:
             continue
-        tuned = parameter.detach()
         require_finite(f"{plain} of the fine-tuned model", tuned)
         if stored is None:
             continue
@@ -262,12 +260,29 @@ def _outside(
             plan.squares += gap
             plan.compared = True
             if gap and config.others == "aligned":
-                plan.writes.append((parameter, value))
+                plan.writes.append((tuned, value))
         elif config.others == "aligned":
             raise BadInput(
                 f"The fine-tuning resized {plain}, but its aligned value is asked for.",
                 fix="Use nonlinear=finetuned.",
             )
+
+
+def _places(model: Any, homes: Homes) -> Iterator[tuple[str, str | None, torch.Tensor]]:
+    """Every weight of a model but an adapter's factors: its name, its tensor on disk, and itself to be written."""
+    experts: dict[str, list[tuple[str, str, Part]]] = {}
+    for tensor, (module, part) in homes.parts.items():
+        experts.setdefault(part.parameter, []).append((module, tensor, part))
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        plain = name.replace(".base_layer.", ".")
+        if plain in experts:
+            yield from (
+                (module, tensor, part.of(parameter.detach())) for module, tensor, part in experts[plain]
+            )
+        else:
+            yield plain, homes.tensors.get(plain), parameter.detach()
 
 
 def _aligned(checkpoint: Checkpoint, tensor: str) -> torch.Tensor:
