@@ -88,7 +88,7 @@ def rows(count: int, *, length: int = 3) -> list[Row]:
     return found
 
 
-def save_kind(kind: str, folder: Path, **shape: Any) -> Path:
+def save_kind(kind: str, folder: Path, *, shard: str = "1GB", **shape: Any) -> Path:
     """A random model of an architecture with a tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -103,6 +103,6 @@ def save_kind(kind: str, folder: Path, **shape: Any) -> Path:
         pad_token_id=words.pad_token_id,
         **shape,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder, max_shard_size=shard)
     words.save_pretrained(folder)
     return folder

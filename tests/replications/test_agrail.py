@@ -21,9 +21,6 @@ from safewright.replications.agrail import world as world_
 from safewright.replications.agrail.loop import UPDATES, Memory, Ruling, cosine, judge, run, score, waves
 from safewright.runs import open_run
 
-SHORT = 150
-"""Half of the steps: easy verbs are known, and memory is followed."""
-
 
 def quiet(*at: Any) -> None:
     """Progress that nobody sees."""
@@ -288,11 +285,11 @@ def test_a_finished_part_is_not_run_again(
 def test_the_shortened_replication(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half of the training, a smaller study: the model knows easy verbs, and memory helps where verbs are hard."""
+    """A smaller study with the demo's model: it knows easy verbs, and memory helps where verbs are hard."""
     monkeypatch.setenv("SAFEWRIGHT_CACHE", str(tmp_path_factory.getbasetemp().parent / "lab-cache"))
     monkeypatch.setattr(world_, "COPIES", 2)
     world = guarding_world(0)
-    model = GuardModel(world, build_guarding(world, steps=SHORT))
+    model = GuardModel(world, build_guarding(world))
     own = world_.skills(world, model)
     assert own["easy"] >= 0.9
     assert own["hard_empty"] <= 0.3 <= own["hard_true"]

@@ -65,11 +65,14 @@ def test_the_claims_are_those_the_specification_requires() -> None:
 
 
 def test_a_refuted_claim_is_exit_10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        module,
-        "METHODS",
-        {name: module.METHODS[name] for name in ("fine-tuned", "official", "exact", "soft")},
-    )
+    figures = {"aligned.asr": 0.0, "aligned.task": 0.25}
+    figures |= {
+        f"{tune}.{arm}.{name}": 0.9
+        for tune in ("purebad", "dirty", "clean")
+        for arm in module.METHODS
+        for name in module.SHOWN
+    }
+    monkeypatch.setattr(module, "_seed", lambda *given: figures)
     never = Claim("nothing is left of the task", "dirty.soft.task", "<=", 0.0, single_seed=True)
     monkeypatch.setattr(module, "CLAIMS", [never])
     assert run(["replicate", "safe_delta", "--seeds", "1", "--out", str(tmp_path / "out")]) == 10

@@ -199,9 +199,17 @@ def test_options_without_effect_are_errors(options: dict[str, Any], word: str) -
         RelearnConfig(**options)
 
 
-def test_the_time_that_openings_take_is_told(tuned: Path, rows: dict[str, Path], tmp_path: Path) -> None:  # noqa: F811
+def test_the_time_that_openings_take_is_told(
+    tuned: Path,  # noqa: F811
+    rows: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from safewright.treatments import plan_treatment
+    from safewright.treatments.relearn import estimating
     from safewright.treatments.relearn.estimating import estimate
+
+    monkeypatch.setattr(estimating, "multiply_speed", lambda: 1e9)  # a machine's speed changes with its load
 
     plan = plan_treatment(
         "relearn",

@@ -7,6 +7,7 @@ session outgrows its bounds, it is full, and a door denies.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -177,6 +178,8 @@ class Sessions:
         """Take in what was added to a session's file since it was read last."""
         try:
             with file.open("rb") as stream:
+                # What another process is still writing may be read in part.
+                fcntl.flock(stream, fcntl.LOCK_SH)
                 stream.seek(0, os.SEEK_END)
                 if stream.tell() < entry.at:
                     raise BadInput(f"The history {file} was shortened.", fix="Start a new session.")
@@ -200,9 +203,10 @@ class Sessions:
 
     @staticmethod
     def _write(file: Path, lines: bytes) -> None:
-        """Add lines in one write: others may be writing to the same file."""
+        """Add lines in one write, alone: other processes read and write the same file."""
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.write(descriptor, lines) != len(lines):
                 raise OSError(f"{file} could not be written whole")
         finally:
