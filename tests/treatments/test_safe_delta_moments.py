@@ -10,23 +10,12 @@ import torch
 
 from safewright.models.blocks import linear_modules
 from safewright.models.checkpoint import read_file
-from safewright.treatments.safe_delta.calibration import padded, second_moments
 from safewright.treatments.safe_delta.prepared import Prepared
-from tests.treatments import folders
+from safewright.treatments.safe_delta.streaming import padded
+from tests.treatments import folders, streamed
+from tests.treatments.streamed import batch
 
 LINES = [[5 + (i * 7 + j * 3) % 30 for j in range(3 + i % 5)] for i in range(11)]
-
-
-def names(model: Any) -> list[str]:
-    return [name for name, module, _ in linear_modules(model) if module is not None]
-
-
-def batch(lines: list[list[int]], left: bool) -> dict[str, torch.Tensor]:
-    width = max(map(len, lines))
-    blank = [[0] * (width - len(line)) for line in lines]
-    ids = [b + x if left else x + b for b, x in zip(blank, lines, strict=True)]
-    mask = [b + [1] * len(x) if left else [1] * len(x) + b for b, x in zip(blank, lines, strict=True)]
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
 
 def direct(model: Any) -> dict[str, torch.Tensor]:
@@ -64,18 +53,18 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("float64", 1e-12)])
 def test_01_moments_are_the_same_however_the_sequences_come(
-    models: dict[str, Path], gpt2: dict[str, Path], kind: str, way: str, dtype: torch.dtype, bound: float
+    models: dict[str, Path], gpt2: dict[str, Path], kind: str, way: str, dtype: str, bound: float
 ) -> None:
-    model = folders.load((gpt2 if kind == "gpt2" else models)["aligned"]).to(dtype).eval()
-    found = second_moments(model, WAYS[way], names(model))
-    wanted = direct(model)
+    folder = (gpt2 if kind == "gpt2" else models)["aligned"]
+    found = streamed.by_block(folder, WAYS[way], dtype)
+    wanted = direct(folders.load(folder).to(getattr(torch, dtype)).eval())
     covered = [name for moments in found.values() for name in moments.modules]
     assert sorted(covered) == sorted(wanted)
     for moments in found.values():
-        H = moments.matrix(len(LINES))
         assert moments.tokens == sum(map(len, LINES))
+        H = moments.release(len(LINES))
         for name in moments.modules:
             assert float((H - wanted[name]).norm() / wanted[name].norm()) <= bound, name
 

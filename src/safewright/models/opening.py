@@ -132,21 +132,35 @@ def _plain_model(folder: Path, dtype: str, place: str, spread: bool) -> Any:
         )
         model, info = loaded
         model = (model if several else model.to(place)).eval()
-    for kind in ("missing_keys", "mismatched_keys"):
-        if info[kind]:
+    require_filled(
+        folder,
+        missing=info["missing_keys"],
+        mismatched=info["mismatched_keys"],
+        unexpected=info["unexpected_keys"],
+    )
+    return model
+
+
+def require_filled(folder: Path, *, missing: Any, mismatched: Any, unexpected: Any) -> None:
+    """Pass when a folder's tensors are those of the architecture its configuration names.
+
+    Raises:
+        BadInput: Some are missing, of another shape, or have no place in it.
+    """
+    for keys, what in ((missing, "missing"), (mismatched, "mismatched")):
+        if keys:
             raise BadInput(
-                f"{folder}: {_named(info[kind], kind.removesuffix('_keys'))}.",
+                f"{folder}: {_named(keys, what)}.",
                 why="transformers would fill them with random numbers, and every result would be about those.",
                 fix="Check that config.json belongs to these weights.",
             )
-    beyond = [str(key) for key in info["unexpected_keys"] if not _DERIVED.search(str(key))]
+    beyond = [str(key) for key in unexpected if not _DERIVED.search(str(key))]
     if beyond:
         raise BadInput(
             f"{folder}: {_named(beyond, 'no part of the architecture in config.json')}.",
             why="transformers would leave them out, and every result would be about another model.",
             fix="Check that config.json belongs to these weights (its number of layers, its architecture).",
         )
-    return model
 
 
 def _named(keys: Any, what: str) -> str:

@@ -2,144 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safewright.data import require_disjoint
-from safewright.errors import BadInput, Incomplete, NumericalFailure
+from safewright.errors import BadInput
 from safewright.models import load
-from safewright.models.blocks import chosen, linear_modules
+from safewright.models.blocks import blocks_of, chosen
 from safewright.models.chat import encode, with_system
-from safewright.runs import digest_file, digest_json, run_sync, write_json
+from safewright.models.opening import check_device, open_tokenizer
+from safewright.models.references import local_folder
+from safewright.runs import digest_json, run_sync, write_json
+from safewright.training import processes
 from safewright.treatments.job import Job
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
-from safewright.treatments.safe_delta.prepared import FACTS, Group, group_file
+from safewright.treatments.safe_delta.prepared import FACTS, Group
+from safewright.treatments.safe_delta.resident import Resident
 from safewright.treatments.safe_delta.seen import SEEN, digests
+from safewright.treatments.safe_delta.streaming import ACTIVATIONS, gather
 from safewright.types import Decoding, JudgeItem, Row
-
-if TYPE_CHECKING:
-    import torch
-
-BATCH_TOKENS = 4096
-"""Tokens of one forward pass, padding included."""
 
 TOKENS_PER_CHANNEL = 4
 """Tokens per input channel below which H is thin; the report says so."""
-
-
-@dataclass
-class Moments:
-    """``2/N sum x x^T`` of one layer input while it is summed; N counts sequences, as the release does."""
-
-    modules: list[str]
-    layer: int
-    total: torch.Tensor | None = None
-    tokens: int = 0
-
-    def add(self, x: torch.Tensor) -> None:
-        """Add tokens (n, in): in float64 on the CPU, float32 elsewhere."""
-        import torch
-
-        wide = torch.float64 if x.device.type == "cpu" else torch.float32
-        x = x.to(wide)
-        if self.total is None:
-            self.total = torch.zeros(x.shape[1], x.shape[1], dtype=wide, device=x.device)
-        self.total.addmm_(x.T, x)
-        self.tokens += x.shape[0]
-
-    def matrix(self, sequences: int) -> torch.Tensor:
-        """H after so many sequences."""
-        if self.total is None or not sequences:
-            raise BadInput("No calibration token reached a layer.", fix="Give more calibration rows.")
-        return 2.0 / sequences * self.total
-
-
-def second_moments(
-    model: Any, batches: Sequence[Mapping[str, torch.Tensor]], modules: Sequence[str]
-) -> dict[str, Moments]:
-    """The summed moments of every distinct input of the named linear maps, by the first of its modules.
-
-    Args:
-        model: A ``PreTrainedModel`` in evaluation mode.
-        batches: ``input_ids`` and ``attention_mask`` (batch, tokens); padding is left out.
-        modules: Names from `safewright.models.blocks.linear_modules`. Maps that read the same tensor (the
-            queries, keys and values of a block) share one H.
-
-    Raises:
-        NumericalFailure: An activation is not finite; layer and count are named.
-    """
-    import torch
-
-    owners = {name: (module, layer) for name, module, layer in linear_modules(model) if module is not None}
-    found: dict[str, Moments] = {}
-    leader: dict[str, str] = {}
-    seen: dict[int, tuple[Any, str]] = {}
-    mask: torch.Tensor | None = None
-
-    def hook(name: str) -> Any:
-        def before(module: Any, inputs: Any) -> None:
-            x = inputs[0]
-            if name not in leader:
-                # Holding the tensor keeps its identity from being given to another one.
-                _, first = seen.setdefault(id(x), (x, name))
-                leader[name] = first
-                if first == name:
-                    found[name] = Moments([name], owners[name][1])
-                else:
-                    found[first].modules.append(name)
-            if leader[name] != name:
-                return
-            assert mask is not None
-            tokens = x.reshape(-1, x.shape[-1])[mask.reshape(-1)]
-            if not bool(torch.isfinite(tokens.sum())):
-                bad = int((~torch.isfinite(tokens)).sum())
-                if bad:
-                    raise NumericalFailure(
-                        f"{bad} inputs of {name} are not finite.",
-                        why="H would be, and with it every edited weight.",
-                        fix="Prepare in another dtype (bfloat16 or float32), or repair the aligned model.",
-                    )
-            found[name].add(tokens)
-
-        return before
-
-    placed = "position_ids" in inspect.signature(model.forward).parameters
-    handles = [owners[name][0].register_forward_pre_hook(hook(name)) for name in modules]
-    try:
-        for batch in batches:
-            mask = batch["attention_mask"].bool()
-            more: dict[str, Any] = {"use_cache": False}
-            if placed:
-                # Padding counts no position, on whichever side it stands.
-                more["position_ids"] = (mask.long().cumsum(1) - 1).clamp_min(0)
-            with torch.inference_mode():
-                model(**batch, **more)
-            seen.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def padded(lines: Sequence[Sequence[int]], pad: int, device: Any) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of sequences of like length, padded on the right, longest first."""
-    import torch
-
-    order = sorted(range(len(lines)), key=lambda i: (-len(lines[i]), i))
-    start = 0
-    while start < len(order):
-        width = len(lines[order[start]])
-        count = max(1, BATCH_TOKENS // width)
-        group = [lines[i] for i in order[start : start + count]]
-        start += count
-        ids = torch.tensor([[*line, *[pad] * (width - len(line))] for line in group], device=device)
-        mask = torch.tensor([[1] * len(line) + [0] * (width - len(line)) for line in group], device=device)
-        yield {"input_ids": ids, "attention_mask": mask}
 
 
 @dataclass
@@ -183,60 +71,50 @@ def prepare(job: Job) -> dict[str, Any]:
 
 def prepare_folder(job: Job, folder: Path) -> dict[str, Any]:
     """`prepare` into a folder of the caller's choice."""
-
     config: SafeDeltaConfig = job.config
     counts = Counts()
-    rows = _calibration_rows(job, counts)
-    loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"weights", "generate"}))
+    rows = _answered(job, _calibration_rows(job, counts), counts)
+    tokenizer = open_tokenizer(job.models["aligned"])
+    lines = _lines(rows, tokenizer, config, counts)
+    fitted, held = _split(lines, config.holdout, job.seed)
+    counts.fitted, counts.held_out = len(fitted), len(held)
+    counts.tokens = sum(map(len, fitted))
+    parts = {"fitted": fitted, "held": held}
+    if config.utility == "task":
+        parts["task"] = _task_lines(job, tokenizer, config)
+    ref = job.models["aligned"]
+    resident = Resident(local_folder(ref), ref.dtype, check_device(job.device))
     try:
-        rows = _answered(rows, loaded, config, counts)
-        lines = _lines(rows, loaded.tokenizer, config, counts)
-        fitted, held = _split(lines, config.holdout, job.seed)
-        counts.fitted, counts.held_out = len(fitted), len(held)
-        modules = _modules(loaded.model, config)
-        pad = loaded.pad
-        parts = {"fitted": fitted, "held": held}
-        if config.utility == "task":
-            parts["task"] = _task_lines(job, loaded.tokenizer, config)
-        _require_space(loaded, modules, [part for part, some in parts.items() if some], config, folder)
-        sums = {}
-        for place, (part, some) in enumerate(parts.items()):
-            batches = list(padded(some, pad, loaded.model.device))
-            job.progress("calibration", place, len(parts))
-            sums[part] = second_moments(loaded.model, batches, modules) if some else {}
-        job.progress("calibration", len(parts), len(parts))
-        counts.tokens = sum(map(len, fitted))
+        _require_known(resident, parts)
+        blocks = blocks_of(resident.model, resident.checkpoint.stored)
+        modules = [matrix.module for matrix in chosen(blocks.matrices, config.modules)]
+        groups = gather(job, folder, resident, modules, parts, _pad(resident, tokenizer))
     finally:
-        loaded.close()
-    seen = digests(rows)
-    return _write(job, folder, sums, {name: len(some) for name, some in parts.items()}, counts, seen)
+        resident.close()
+    facts: dict[str, Any] = processes.from_main(lambda: _told(job, folder, groups, counts, digests(rows)))
+    return facts
 
 
-def _require_space(
-    loaded: Any, modules: Sequence[str], parts: Sequence[str], config: SafeDeltaConfig, folder: Path
-) -> None:
-    """Pass when the disk holds H of every layer input; one token shows which inputs there are.
+def _require_known(resident: Resident, parts: Mapping[str, Sequence[Sequence[int]]]) -> None:
+    """Pass when the model has all tokens.
 
     Raises:
-        Incomplete: It does not.
+        BadInput: One is beyond its vocabulary.
     """
-    import torch
-
-    token = torch.full((1, 1), loaded.pad, device=loaded.model.device)
-    inputs = second_moments(
-        loaded.model, [{"input_ids": token, "attention_mask": torch.ones_like(token)}], modules
-    )
-    widths = [moments.total.shape[0] for moments in inputs.values() if moments.total is not None]
-    # H of every part of the rows, and the eigenvectors of the first.
-    needed = sum((len(parts) + 1) * width**2 for width in widths) * getattr(torch, config.store).itemsize
-    folder.mkdir(parents=True, exist_ok=True)
-    there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    free = shutil.disk_usage(folder).free
-    if free + there < needed:
-        raise Incomplete(
-            f"H of {len(widths)} layer inputs takes {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free.",
-            fix="Free some space and give the same command again.",
+    vocabulary = resident.model.get_input_embeddings().weight.shape[0]
+    most = max((token for lines in parts.values() for line in lines for token in line), default=0)
+    if most >= vocabulary:
+        raise BadInput(
+            f"The tokenizer knows the token {most}, and the aligned model has {vocabulary} tokens.",
+            fix="Give the aligned model with the tokenizer it was trained with.",
         )
+
+
+def _pad(resident: Resident, tokenizer: Any) -> int:
+    """A token for padding; it is masked, but the model must have it."""
+    pad = tokenizer.pad_token_id
+    vocabulary = resident.model.get_input_embeddings().weight.shape[0]
+    return pad if isinstance(pad, int) and 0 <= pad < vocabulary else 0
 
 
 def _calibration_rows(job: Job, counts: Counts) -> list[Row]:
@@ -261,10 +139,14 @@ def _calibration_rows(job: Job, counts: Counts) -> list[Row]:
     return rows
 
 
-def _answered(rows: Sequence[Row], loaded: Any, config: SafeDeltaConfig, counts: Counts) -> list[Row]:
-    """Rows with answers: given ones, and the aligned model's own where they are refusals."""
+def _answered(job: Job, rows: Sequence[Row], counts: Counts) -> list[Row]:
+    """Rows with answers: given ones, and the aligned model's own where they are refusals.
+
+    Only to answer is the whole model loaded; what it said is kept in the run, and not asked for again.
+    """
     import dataclasses
 
+    config: SafeDeltaConfig = job.config
     systems = config.system_prompts()
     if systems:
         rows = [
@@ -278,12 +160,11 @@ def _answered(rows: Sequence[Row], loaded: Any, config: SafeDeltaConfig, counts:
     kept = list(unique.values())[: config.rows]
     # By place and not by id: rows of two roles may share an id.
     silent = [place for place, row in enumerate(kept) if not (row.reference or "").strip()]
-    _judge_given([row for row in kept if (row.reference or "").strip()], config.judge, counts)
+    _judge_given(job, [row for row in kept if (row.reference or "").strip()], counts)
     if silent:
-        how = Decoding(max_new_tokens=config.answer_tokens)
         asked = [kept[place] for place in silent]
-        said = [generation.answer for generation in loaded.generate([row.prompt for row in asked], how)]
-        answers = dict(zip(silent, _refusals(asked, said, config.judge, counts), strict=True))
+        said = _asked(job, asked)
+        answers = dict(zip(silent, _refusals(job, asked, said, counts), strict=True))
         kept = [
             dataclasses.replace(row, reference=answers.get(place, row.reference))
             for place, row in enumerate(kept)
@@ -299,11 +180,30 @@ def _answered(rows: Sequence[Row], loaded: Any, config: SafeDeltaConfig, counts:
     return kept
 
 
-def _judge_given(rows: Sequence[Row], judge: str, counts: Counts) -> None:
+def _asked(job: Job, rows: Sequence[Row]) -> list[str]:
+    """What the aligned model says to rows without an answer."""
+    config: SafeDeltaConfig = job.config
+    prompts = [row.prompt for row in rows]
+
+    def work() -> list[str]:
+        loaded: Any = load(job.models["aligned"], device=job.device, need=frozenset({"weights", "generate"}))
+        try:
+            how = Decoding(max_new_tokens=config.answer_tokens)
+            return [generation.answer for generation in loaded.generate(prompts, how)]
+        finally:
+            loaded.close()
+
+    key = {"answers": digest_json(prompts), "of": job.models["aligned"].digest, "most": config.answer_tokens}
+    said: list[str] = job.run.step(key, work)
+    return said
+
+
+def _judge_given(job: Job, rows: Sequence[Row], counts: Counts) -> None:
     """Count the given answers that are no refusals; they stay, since the user gave them."""
     if not rows:
         return
-    verdicts = _verdicts(rows, [row.reference or "" for row in rows], judge)
+    judge = job.config.judge
+    verdicts = _verdicts(job, rows, [row.reference or "" for row in rows])
     counts.answered = len(rows)
     counts.answered_not_refused = sum(not refused for refused in verdicts)
     if counts.answered_not_refused:
@@ -313,10 +213,10 @@ def _judge_given(rows: Sequence[Row], judge: str, counts: Counts) -> None:
         )
 
 
-def _refusals(rows: Sequence[Row], said: Sequence[str], judge: str, counts: Counts) -> list[str | None]:
+def _refusals(job: Job, rows: Sequence[Row], said: Sequence[str], counts: Counts) -> list[str | None]:
     """The answers that are refusals, None for the others."""
     answers: list[str | None] = []
-    for answer, refused in zip(said, _verdicts(rows, said, judge), strict=True):
+    for answer, refused in zip(said, _verdicts(job, rows, said), strict=True):
         counts.asked += 1
         answers.append(answer if refused else None)
         if refused is None:
@@ -328,18 +228,24 @@ def _refusals(rows: Sequence[Row], said: Sequence[str], judge: str, counts: Coun
     return answers
 
 
-def _verdicts(rows: Sequence[Row], said: Sequence[str], judge: str) -> list[bool | None]:
+def _verdicts(job: Job, rows: Sequence[Row], said: Sequence[str]) -> list[bool | None]:
     """Whether each answer is a refusal; None where it is empty or the judge has no verdict."""
     from safewright.judges import resolve
 
+    judge = job.config.judge
     items = [
         JudgeItem(row.prompt[-1]["content"], answer, "refusal", lang=row.lang)
         for row, answer in zip(rows, said, strict=True)
     ]
-    return [
-        bool(verdict.value) if verdict.status == "ok" and answer.strip() else None
-        for answer, verdict in zip(said, run_sync(resolve(judge).judge(items)), strict=True)
-    ]
+
+    def work() -> list[bool | None]:
+        return [
+            bool(verdict.value) if verdict.status == "ok" and answer.strip() else None
+            for answer, verdict in zip(said, run_sync(resolve(judge).judge(items)), strict=True)
+        ]
+
+    found: list[bool | None] = job.run.step({"verdicts": digest_json(items), "judge": judge}, work)
+    return found
 
 
 def _lines(rows: Sequence[Row], tokenizer: Any, config: SafeDeltaConfig, counts: Counts) -> list[list[int]]:
@@ -372,77 +278,11 @@ def _split(lines: Sequence[list[int]], holdout: float, seed: int) -> tuple[list[
     )
 
 
-def _modules(model: Any, config: SafeDeltaConfig) -> list[str]:
-    from safewright.models.blocks import Matrix
-
-    known = [
-        Matrix(name, name, layer, False)
-        for name, module, layer in linear_modules(model)
-        if module is not None
-    ]
-    return [matrix.module for matrix in chosen(known, config.modules)]
-
-
-def _write(
-    job: Job,
-    folder: Path,
-    sums: Mapping[str, Mapping[str, Moments]],
-    sequences: Mapping[str, int],
-    counts: Counts,
-    seen: Mapping[str, Any],
+def _told(
+    job: Job, folder: Path, groups: Sequence[Group], counts: Counts, seen: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One file per group, and the facts; a group that a killed run finished is not factorised again."""
-    import torch
-    from safetensors.torch import save_file
-
-    from safewright.treatments.safe_delta.curvature import Curvature
-
+    """The facts of a prepared folder, written into it; hidden states are no longer needed."""
     config: SafeDeltaConfig = job.config
-    folder.mkdir(parents=True, exist_ok=True)
-    dtype = getattr(torch, config.store)
-    done = {row["name"]: row for row in job.run.rows("groups")}
-    groups: list[Group] = []
-    for place, (name, moments) in enumerate(sums["fitted"].items()):
-        job.progress("factorising", place, len(sums["fitted"]))
-        file = group_file(name, moments.layer)
-        known = done.get(name)
-        if known and (folder / file).is_file() and digest_file(folder / file) == known["digest"]:
-            groups.append(Group(**known))
-            continue
-        # What is derived from H is derived from H as it is kept.
-        H = moments.matrix(sequences["fitted"]).to(dtype).cpu()
-        curvature = Curvature(H)
-        held = {"H": H}
-        values = None
-        if config.spectrum == "always" or (config.spectrum == "auto" and curvature.spectral):
-            values, vectors, _ = curvature.spectrum
-            held |= {"values": values, "vectors": vectors[curvature.live]}
-        for part, key in (("held", "H_held"), ("task", "G")):
-            if sums.get(part):
-                held[key] = sums[part][name].matrix(sequences[part])
-        part_file = folder / f".{file}.part"
-        save_file({key: value.to(dtype).contiguous().cpu() for key, value in held.items()}, part_file)
-        with open(part_file, "rb") as handle:
-            import os
-
-            os.fsync(handle.fileno())
-        part_file.replace(folder / file)
-        group = Group(
-            name=name,
-            file=file,
-            layer=moments.layer,
-            width=H.shape[0],
-            modules=tuple(moments.modules),
-            tokens=moments.tokens,
-            rank=None if values is None else curvature.rank(),
-            dead=len(curvature.dead),
-            condition=None if values is None else _condition(values),
-            outlier=_outlier(H),
-            digest=digest_file(folder / file),
-        )
-        job.run.append("groups", {**group.as_json()})
-        groups.append(group)
-    job.progress("factorising", len(groups), len(groups))
     thin = [group for group in groups if group.tokens < TOKENS_PER_CHANNEL * group.width]
     if thin:
         # No more directions than tokens, where the rank itself is not known.
@@ -456,6 +296,12 @@ def _write(
             f"{reached[worst]} of {worst.width}): directions no "
             "calibration row reached count as free"
         )
+    borrowed = [group for group in groups if group.pooled]
+    if borrowed:
+        counts.notes.append(
+            f"few tokens came to the experts of {len(borrowed)} of {len(groups)} inputs (first {borrowed[0].name}): "
+            "H of all tokens of their layer's experts stands in"
+        )
     if counts.truncated:
         counts.notes.append(f"{counts.truncated} sequences were cut at {config.max_length} tokens")
     facts = {
@@ -468,18 +314,5 @@ def _write(
         "groups": [group.as_json() for group in groups],
     }
     write_json(folder / FACTS, {**facts, SEEN: seen})
+    shutil.rmtree(job.run.own(ACTIVATIONS), ignore_errors=True)
     return facts
-
-
-def _condition(values: torch.Tensor) -> float:
-    """Ratio of the largest to the smallest eigenvalue above float32's resolution."""
-    import torch
-
-    kept = values[values > values.max() * len(values) * torch.finfo(torch.float32).eps]
-    return float(kept.max() / kept.min()) if len(kept) else 1.0
-
-
-def _outlier(H: torch.Tensor) -> float:
-    """The largest diagonal entry over the median one: massive activations show here."""
-    diagonal = H.diagonal()[H.diagonal() > 0]
-    return float(diagonal.max() / diagonal.median()) if len(diagonal) else 1.0

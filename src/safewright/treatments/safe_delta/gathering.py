@@ -38,21 +38,24 @@ class Moments:
             return
         wide = torch.float64 if x.device.type == "cpu" else torch.float32
         if self.total is None:
-            self.total = torch.zeros(self.width, self.width, dtype=wide, device=x.device)
+            # Blocks run in inference mode, and what is made there cannot be changed elsewhere.
+            with torch.inference_mode(False):
+                self.total = torch.zeros(self.width, self.width, dtype=wide, device=x.device)
         for start in range(0, x.shape[0], SLICE):
             some = x[start : start + SLICE].to(wide)
             self.total.addmm_(some.T, some)
         self.tokens += x.shape[0]
 
-    def matrix(self, sequences: int) -> torch.Tensor:
-        """H after so many sequences.
+    def release(self, sequences: int) -> torch.Tensor:
+        """H after so many sequences, which is let go of here.
 
         Raises:
             BadInput: No token came.
         """
-        if self.total is None or not sequences:
+        total, self.total = self.total, None
+        if total is None or not sequences:
             raise BadInput("No calibration token reached a layer.", fix="Give more calibration rows.")
-        return 2.0 / sequences * self.total
+        return total.mul_(2.0 / sequences)
 
 
 class Watch:

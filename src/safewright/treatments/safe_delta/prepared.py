@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ class Group:
 
     ``rank`` of H; ``dead`` channels that were always zero; ``condition``: largest over smallest eigenvalue;
     ``outlier``: largest over median diagonal entry. Rank and condition are None where no eigenvalues were computed.
+    ``pooled``: too few tokens came (to an expert), and H is that of all tokens of its layer's experts.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Group:
     condition: float | None
     outlier: float
     digest: str
+    pooled: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Its fields as plain JSON."""
@@ -67,7 +69,9 @@ def _checked(facts: Any) -> dict[str, Any]:
         if not isinstance(facts["aligned"].get(key), str):
             raise ValueError(f"its 'aligned' has no {key!r}")
     for place, group in enumerate(facts["groups"]):
-        lacking = [f.name for f in fields(Group) if not isinstance(group, dict) or f.name not in group]
+        # What older folders do not have has a default.
+        names = [f.name for f in fields(Group) if f.default is MISSING]
+        lacking = [name for name in names if not isinstance(group, dict) or name not in group]
         if lacking:
             raise ValueError(f"its group {place} has no {lacking[0]!r}")
     checked: dict[str, Any] = facts
