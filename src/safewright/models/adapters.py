@@ -169,7 +169,7 @@ def check_plain(config: Any) -> None:
     plain = peft.LoraConfig(bias="none")
     for field in dataclasses.fields(config):
         value, default = getattr(config, field.name), getattr(plain, field.name)
-        if field.name not in KNOWN_FIELDS and value != default and value not in (None, [], {}):
+        if field.name not in KNOWN_FIELDS and value != default and value not in (None, [], {}, set()):
             raise BadInput(
                 f"The adapter sets {field.name}={value!r}.",
                 why="Its step is then not a product of two factors.",

@@ -113,11 +113,13 @@ class Homes:
     """Where the tensors of a folder live in a model.
 
     ``tensors``: the tensor on disk of each parameter that is one, by the parameter's name. ``parts``: the
-    tensors that are parts of a parameter, with the names of their maps.
+    tensors that are parts of a parameter, with the names of their maps. ``made``: parameters that transformers
+    makes of tensors in another way.
     """
 
     tensors: dict[str, str]
     parts: dict[str, tuple[str, Part]]
+    made: frozenset[str]
 
 
 def homes_of(model: Any, stored: Mapping[str, Stored]) -> Homes:
@@ -177,7 +179,7 @@ def homes_of(model: Any, stored: Mapping[str, Stored]) -> Homes:
                 stop = start + stored[some[expert]].shape[0]
                 parts[some[expert]] = (f"{owner}.{expert}.{called}", Part(name, expert, start, stop))
                 start = stop
-    return Homes(tensors, parts)
+    return Homes(tensors, parts, frozenset(stacks) - {part.parameter for _, part in parts.values()})
 
 
 def _stacks(converter: Any) -> bool:

@@ -128,11 +128,11 @@ def _matrices(
     blocks = blocks_of(model, checkpoint.stored)
     modules, unknown = {}, []
     homes = homes_of(model, checkpoint.stored)
-    shared = {part.parameter for _, part in homes.parts.values()}
+    on_disk = {part.parameter for _, part in homes.parts.values()} | homes.made | homes.tensors.keys()
     for name, module, _ in linear_modules(model):
         if module is not None:
             modules[name] = module
-        elif name not in shared and name not in homes.tensors:
+        elif name not in on_disk:
             unknown.append(name)
     refused = [*blocks.refused, *unknown]
     if refused and not config.allow_skip:
