@@ -28,13 +28,17 @@ ROOMS: Mapping[Kind, str] = {"measure": "safewright.measures", "treatment": "saf
 PLUGINS = "safewright.plugins"
 
 
+LAUNCHES = ("cpu", "multi_gpu", "fsdp2", "zero3")
+"""How ``--launch`` starts several processes; by the last two they share out one model's parameters."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of a treatment that can be asked for alone: ``(job) -> what it found``, in plain JSON.
 
     ``takes`` are the roles of the models it needs. ``writes``: it fills a new folder; otherwise it reads
     the folder given by ``--out``, or only reports. ``makes``: what it fills is a model, and it gives what the
-    whole treatment gives.
+    whole treatment gives. ``launches``: see `treatment`.
 
     ``measures`` are those of a stage that compares variants of the treatment. A treatment imports no measure, so
     such a stage makes nothing itself: its function is ``(own options, models, data, out) ->
@@ -48,6 +52,7 @@ class Stage:
     makes: bool = False
     measures: tuple[str, ...] = ()
     config: type | None = None
+    launches: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -90,7 +95,7 @@ class Entry:
     extra: str = "models"
     role_needs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     rescore: Callable[..., Any] | None = None
-    launches: bool = False
+    launches: tuple[str, ...] = ()
 
     @property
     def data_roles(self) -> tuple[str, ...]:
@@ -199,7 +204,7 @@ def treatment(
     stages: Mapping[str, Stage] | None = None,
     estimate: Callable[..., dict[str, float]] | None = None,
     extra: str = "models",
-    launches: bool = False,
+    launches: bool | tuple[str, ...] = False,
 ) -> Callable[[Function], Function]:
     """Enter a treatment into the catalog: ``(job: safewright.treatments.Job) -> safewright.treatments.Made``.
 
@@ -217,7 +222,8 @@ def treatment(
         estimate: ``(models, data, config, workers) -> {"disk_bytes", "memory_bytes", "seconds"}`` of the
             whole, before it starts.
         extra: The extra of this package that brings what it needs.
-        launches: Whether it trains by `safewright.training`, and so may run on several processes at once.
+        launches: The kinds of ``--launch`` by which it may run on several processes at once; True is all of them,
+            for what trains by `safewright.training`.
     """
 
     def enter(function: Function) -> Function:
@@ -239,7 +245,7 @@ def treatment(
                 stages=dict(stages or {}),
                 estimate=estimate,
                 extra=extra,
-                launches=launches,
+                launches=LAUNCHES if launches is True else launches or (),
             )
         )
         return function

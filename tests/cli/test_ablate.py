@@ -157,7 +157,7 @@ def test_records_that_are_not_there_are_priced(
         (["--data", "forget=x.jsonl"], "'forget', which no method here has"),
         (["--data", "reasoned=x.jsonl"], "reasoned"),
         (["--judge", "keywrd"], "no judge 'keywrd'"),
-        (["--launch", "cpu:2"], "does not train on several processes"),
+        (["--launch", "cpu:2"], "does not run on several processes"),
         (["--max-unscored", "2"], r"must lie in \[0, 1\]"),
     ],
 )

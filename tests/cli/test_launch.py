@@ -244,20 +244,32 @@ def test_gpus_are_counted_before_anything_starts(monkeypatch: pytest.MonkeyPatch
         launch.read("zero3")
 
 
-def test_what_does_not_train_is_not_launched(given: dict[str, Any], capsys: Any) -> None:
+def test_what_does_not_know_its_part_is_not_launched(given: dict[str, Any], capsys: Any) -> None:
     shown = {entry.name: entry.launches for entry in catalog.entries("treatment")}
     assert shown["fake_trains"]
-    assert not shown["safe_delta"]
-    more = [f"--model=tuned={given['model']}", f"--model=aligned={given['model']}", "--out=x"]
-    assert run(["treat", "safe_delta", *more, "--launch=cpu:2"]) == 2
-    assert "safe_delta does not train on several processes." in capsys.readouterr().err
+    assert shown["safe_delta"] == ("cpu", "multi_gpu")
+    assert not shown["safe_lora"]
+    roles = [f"--model={role}={given['model']}" for role in ("tuned", "aligned", "unaligned")]
+    assert run(["treat", "safe_lora", *roles, "--out=x", "--launch=cpu:2"]) == 2
+    assert "safe_lora does not run on several processes." in capsys.readouterr().err
     entry = catalog.find("fake_trains")
     assert launch.choose("cpu:2", entry, None, "auto") == (Launch("cpu", 2), "cpu")
     assert launch.choose(None, entry, None, "cuda") == (None, "cuda")
     with pytest.raises(BadInput, match="--launch cpu:2 is given with --device cuda"):
         launch.choose("cpu:2", entry, None, "cuda")
-    with pytest.raises(BadInput, match="The stage made of fake_trains does not train"):
+    with pytest.raises(BadInput, match="The stage made of fake_trains does not run on several"):
         launch.choose("cpu:2", entry, "made", "auto")
+
+
+def test_what_shares_out_rows_is_launched_with_whole_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = catalog.find("safe_delta")
+    assert launch.choose("cpu:3", entry, "prepare", "auto") == (Launch("cpu", 3), "cpu")
+    with pytest.raises(BadInput, match="The stage verify of safe_delta does not run on several processes\\."):
+        launch.choose("cpu:2", entry, "verify", "auto")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(BadInput, match="in this way") as refused:
+        launch.choose("fsdp2", entry, None, "auto")
+    assert refused.value.fix == "Use --launch cpu:N or multi_gpu."
 
 
 def test_bad_input_is_found_before_processes_are_started(

@@ -25,7 +25,7 @@ from safewright.training import processes
 
 CHOICES = ("cpu:N", "multi_gpu", "fsdp2", "zero3")
 HELP = (
-    "Train on several processes: cpu:N, or multi_gpu, fsdp2 or zero3 on all GPUs "
+    "Run on several processes: cpu:N, or multi_gpu, fsdp2 or zero3 on all GPUs "
     "(CUDA_VISIBLE_DEVICES chooses)."
 )
 WORKER = "safewright.cli.launched"
@@ -96,17 +96,19 @@ def choose(text: str | None, entry: Any, stage: str | None, device: str) -> tupl
     """The launch of a treatment, and the device it takes.
 
     Raises:
-        BadInput: See `read`; the treatment or stage does not train, or trains elsewhere than ``device`` says.
+        BadInput: See `read`; the treatment or stage does not run so, or runs elsewhere than ``device`` says.
     """
     if text is None:
         return None, device
     launch = read(text)
-    if not entry.launches or stage is not None:
+    kinds = entry.launches if stage is None else entry.stages[stage].launches if stage in entry.stages else ()
+    if launch.kind not in kinds:
         what = f"The stage {stage} of {entry.name}" if stage is not None else entry.name
+        how = " in this way" if kinds else ""
         raise BadInput(
-            f"{what} does not train on several processes.",
-            why="--launch starts the command once per process, for treatments that train by the shared loop.",
-            fix="Leave out --launch.",
+            f"{what} does not run on several processes{how}.",
+            why="--launch starts the command once per process, and each must know its part.",
+            fix=f"Use --launch {' or '.join(choices(kinds))}." if kinds else "Leave out --launch.",
         )
     if device not in ("auto", launch.device):
         raise BadInput(
@@ -116,6 +118,11 @@ def choose(text: str | None, entry: Any, stage: str | None, device: str) -> tupl
     if launched() and processes.world_size() != launch.count:
         raise BadInput(f"--launch is {text!r} in one of {processes.world_size()} processes.")
     return launch, launch.device
+
+
+def choices(kinds: Sequence[str]) -> list[str]:
+    """What can be written after ``--launch`` for these kinds."""
+    return [choice for choice in CHOICES if choice.partition(":")[0] in kinds]
 
 
 def launched() -> bool:

@@ -13,7 +13,7 @@ import typer
 
 from safewright import catalog
 from safewright.cli import console
-from safewright.cli.launch import CHOICES
+from safewright.cli.launch import choices
 from safewright.cli.options import JsonOut
 from safewright.errors import BadInput, nearest
 
@@ -121,7 +121,7 @@ def _method(entry: catalog.Entry) -> dict[str, Any]:
         "needs": sorted(entry.needs) if entry.kind == "measure" else [],
         "gives": list(entry.gives),
         "stages": [f"{name}: {stage.summary}" for name, stage in entry.stages.items()],
-        "several processes": [f"--launch {choice}" for choice in CHOICES] if entry.launches else [],
+        "several processes": [f"--launch {choice}" for choice in choices(entry.launches)],
         "replication": f"safewright replicate {entry.name}" if entry.name in _replications() else None,
         "options": _options(entry.options()),
         **{

@@ -36,6 +36,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def together() -> int:
+    """How many processes ``--launch`` started; 1 where something else started this one and its like."""
+    return world_size() if folder() is not None else 1
+
+
 def is_main() -> bool:
     """Whether this process writes results."""
     return rank() == 0
@@ -117,7 +122,7 @@ def from_main(work: Callable[[], Any]) -> Any:
 
     Every process must come here equally often and in the same order.
     """
-    if folder() is None or world_size() == 1:
+    if together() == 1:
         return to_json(work())
     if not is_main():
         return messages().hear()

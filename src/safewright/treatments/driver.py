@@ -232,7 +232,7 @@ def _put_in_place(
 
 def _worked(plan: TreatPlan, job: Job, work: Callable[[Job], dict[str, Any]]) -> dict[str, Any]:
     """What the work of a plan found, in plain JSON, once its inputs are still those that were planned with."""
-    if processes.world_size() > 1:
+    if processes.together() > 1:
         processes.messages().tell({"run": str(job.run.dir), "draft": str(job.draft)})
         job = replace(job, run=cast(Run, processes.LeadingRun(job.run)))
         processes.settle(plan.device)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safewright.catalog import Stage, treatment
 from safewright.data import LoadedData
 from safewright.errors import BadInput
+from safewright.training import processes
 from safewright.treatments.job import Job, Made
 from safewright.treatments.safe_delta.config import SafeDeltaConfig
 from safewright.types import ModelRef
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from safewright.treatments.safe_delta.memory import edit_model as edit_model
 
 __all__ = ["SafeDeltaConfig", "safe_delta"]
+
+DEALT = ("cpu", "multi_gpu")
+"""Launches whose processes prepare together, each with its part of the rows."""
 
 PREP = "prep"
 """Where H is kept inside the run, when no prepared folder was given."""
@@ -37,8 +41,8 @@ def prepare(job: Job) -> dict[str, Any]:
     require_folders(job.models)
     from safewright.treatments.safe_delta import verifying
 
-    calibration.prepare(job)
-    return verifying.inspect(job.draft)
+    facts = calibration.prepare(job)
+    return verifying.inspect(job.draft) if processes.together() == 1 or processes.is_main() else facts
 
 
 def apply(job: Job) -> Made:
@@ -119,8 +123,9 @@ def estimate(
     optional_data=("calibration", "harmful", "finetune", "test"),
     gives=("weights", "adapter"),
     estimate=estimate,
+    launches=DEALT,
     stages={
-        "prepare": Stage(prepare, ("aligned",), writes=True),
+        "prepare": Stage(prepare, ("aligned",), writes=True, launches=DEALT),
         "apply": Stage(apply, ("aligned", "tuned"), writes=True, makes=True),
         "verify": Stage(verify),
         "sweep": Stage(sweep, ("aligned", "tuned")),
@@ -142,6 +147,8 @@ def safe_delta(job: Job) -> Made:
     with applying.fitting(job):
         pass  # a mistake in models or options shows before calibration is run
     prep = _prep(job)
+    if processes.together() > 1 and not processes.is_main():
+        return Made("weights", ())  # the main process edits
     made = applying.apply(job, prep)
     assert made.report is not None
     layers = made.report["layers"]
@@ -172,7 +179,7 @@ def _prep(job: Job) -> Path:
     if job.config.prep:
         return _given_prep(job)
     folder = job.run.own(PREP)
-    if not (folder / "prep.json").exists():
+    if not processes.from_main(lambda: (folder / "prep.json").exists()):
         calibration.prepare_folder(job, folder)
     return folder
 

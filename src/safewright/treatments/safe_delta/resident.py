@@ -93,6 +93,10 @@ class Resident:
             for name, module in self._outside
         ]
         try:
+            for name, module in self._outside:
+                # Some models bring token ids to the device of this weight before they call it (Llama 4).
+                if module is self.model.get_input_embeddings():
+                    self._fill(name, module, own=True)
             yield
         finally:
             for handle in handles:

@@ -249,12 +249,14 @@ def gather(
     """
     config: SafeDeltaConfig = job.config
     inputs = inputs_of(resident, modules)
-    world, rank = processes.world_size(), processes.rank()
+    world = processes.together()
+    rank = processes.rank() if world > 1 else 0
+    main = rank == 0
     parts = {part: lines for part, lines in parts.items() if lines}
     counts = {part: len(lines) for part, lines in parts.items()}
     own = {part: dealt(lines, rank, world) for part, lines in parts.items()}
     every = [(len(some), width, resident.width) for p in parts.values() for width, some in planned(p)]
-    if processes.is_main():
+    if main:
         require_space(inputs, list(parts), every, resident.dtype, config, folder)
     keeper = Keeper(job, folder, inputs, counts)
     last = max((layer for layer, some in enumerate(inputs) if some.moments), default=-1)
@@ -292,13 +294,13 @@ def gather(
                     run_block(resident, block, layer, some, states, write, watch if wanted else None)
                 if wanted:
                     found = group.summed(inputs[layer], watch)
-                    if processes.is_main():
+                    if main:
                         keeper.take(layer, part, found)
                     del found
                     watch.moments.clear()
                     watch.pools.clear()
             # Before the state of the next block: what it goes on from must have been kept.
-            if wanted and processes.is_main():
+            if wanted and main:
                 keeper.keep(layer)
         group.wait()
         if going_on:
@@ -409,7 +411,7 @@ class _Several:
     """The processes that prepare together; nothing is done where there is one."""
 
     def __init__(self, device: str) -> None:
-        self.world, self.begun = processes.world_size(), False
+        self.world, self.begun = processes.together(), False
         if self.world > 1:
             import datetime
 
@@ -458,7 +460,8 @@ class _Several:
 
     def wait(self) -> None:
         """Until every process is here."""
-        processes.barrier()
+        if self.world > 1:
+            processes.barrier()
 
     def end(self) -> None:
         """The last of the common work is done."""
