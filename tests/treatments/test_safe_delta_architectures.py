@@ -33,6 +33,7 @@ BODY = {
     "initializer_range": 0.3,
 }
 MIXTRAL = {**BODY, "num_local_experts": 3, "num_experts_per_tok": 2}
+QWEN3_MOE = {**BODY, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 QWEN_MOE = {
     **BODY,
     "num_experts": 4,
@@ -58,6 +59,7 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "gpt2": ({"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.3}, (8, 0)),
     "mixtral": (MIXTRAL, (8 + 2 * 3 * 3, 2)),
     "qwen2_moe": (QWEN_MOE, (4 * 3 + 2 * 3 + 3 + 2 * 3 * 4, 4)),
+    "qwen3_moe": (QWEN3_MOE, (8 + 2 * 3 * 3, 2)),
 }
 CLOSE = 2e-6
 """How far apart two ways to one float32 weight of order 1 may be."""
@@ -252,7 +254,7 @@ def watched(model: Any, folder: Path, ids: torch.Tensor, mask: torch.Tensor) -> 
     return found
 
 
-@pytest.fixture(scope="module", params=["mixtral", "qwen2_moe"])
+@pytest.fixture(scope="module", params=["mixtral", "qwen2_moe", "qwen3_moe"])
 def mixture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp(f"bare-{request.param}")
     return tiny.save_kind(request.param, home / "model", **KINDS[request.param][0])
