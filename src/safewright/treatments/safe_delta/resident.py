@@ -85,16 +85,20 @@ class Resident:
             self._let_go(before)
 
     @contextmanager
-    def outside(self) -> Iterator[None]:
-        """Within it, what is called outside the blocks has its weights; they are let go of afterwards."""
+    def outside(self, *, ids: bool = False) -> Iterator[None]:
+        """Within it, what is called outside the blocks has its weights; they are let go of afterwards.
+
+        Args:
+            ids: Whether the model will be given token ids. Some bring them to the device of the embeddings before
+                they call them (Llama 4), which must be there then; without, nobody needs that much memory.
+        """
         before = len(self._full)
         handles = [
             module.register_forward_pre_hook(lambda module, _, name=name: self._fill(name, module, own=True))
             for name, module in self._outside
         ]
         try:
-            for name, module in self._outside:
-                # Some models bring token ids to the device of this weight before they call it (Llama 4).
+            for name, module in self._outside if ids else ():
                 if module is self.model.get_input_embeddings():
                     self._fill(name, module, own=True)
             yield

@@ -143,7 +143,7 @@ def embed(resident: Resident, batches: Sequence[Batch], write: Callable[[torch.T
     Raises:
         BadInput: Blocks are called with more than positions and masks decide: they cannot be run one by one.
     """
-    with resident.outside():
+    with resident.outside(ids=True):
         for place, batch in enumerate(batches):
             hidden, arguments = resident.arguments(_given(resident, batch))
             if place == 0 and not _alike(arguments, _arguments(resident, batch)):
