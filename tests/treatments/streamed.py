@@ -32,6 +32,7 @@ def by_block(folder: Path, batches: Batches, dtype: str = "auto") -> dict[str, M
         with resident.block(layer) as block, resident.outside():
             with Watch(block, resident.prefix(layer), layer, own) as watch:
                 streaming.run_block(resident, block, layer, batches, given, states.append, watch)
+            assert resident.model.get_input_embeddings().weight.is_meta
             found |= watch.moments
         assert all(parameter.is_meta for parameter in resident.model.parameters())
     resident.close()

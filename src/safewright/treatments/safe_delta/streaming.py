@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,9 +299,11 @@ def gather(
                     del found
                     watch.moments.clear()
                     watch.pools.clear()
+                    _trim()
             # Before the state of the next block: what it goes on from must have been kept.
             if wanted and main:
                 keeper.keep(layer)
+        _trim()
         group.wait()
         if going_on:
             hidden.drop(layer)
@@ -470,6 +472,14 @@ class _Several:
             import torch.distributed as group
 
             group.destroy_process_group()
+
+
+def _trim() -> None:
+    """Give freed memory back to the system: pieces of many megabytes would be kept, more with every block."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _condition(values: torch.Tensor) -> float:
