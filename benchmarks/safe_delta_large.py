@@ -23,7 +23,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-WIDTH, INNER, HEADS, KEYS, VOCABULARY = 2048, 5632, 32, 4, 128_256
+WIDTH, INNER, HEADS, KEYS, VOCABULARY = 2048, 5632, 32, 32, 128_256
 SHARD = 800 * 2**20
 BOUND = 0.35
 WORDS = tuple(f"w{number}" for number in range(64))

@@ -114,7 +114,18 @@ def test_methods_do_not_import_their_siblings(room: str) -> None:
         "deriving",
         "rescoring",
     }
-    shared |= {"losses", "job", "editing", "blending", "sources", "placing", "comparing", "asking", "bounds"}
+    shared |= {
+        "losses",
+        "job",
+        "editing",
+        "blending",
+        "sources",
+        "placing",
+        "comparing",
+        "asking",
+        "bounds",
+        "taking",
+    }
     folder = SOURCE / room
     if not folder.exists():
         assert room == "treatments"  # opens with the first treatment

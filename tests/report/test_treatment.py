@@ -67,6 +67,20 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     assert "NO" in page
 
 
+def test_what_it_took_stands_beside_what_was_estimated(tmp_path: Path) -> None:
+    result, history = made(tmp_path)
+    assert "What it took" not in render_treatment(result, history, run=tmp_path)
+    took = {
+        "estimated": {"seconds": 90.0, "memory_bytes": 2**30},
+        "measured": {"seconds": 400.0, "disk_bytes": 512},
+    }
+    (tmp_path / "took.json").write_text(json.dumps(took))
+    page = render_treatment(result, history, run=tmp_path)
+    for words in ("What it took", "90 s", "7 min", "1.0 GiB", "512 B"):
+        assert words in page, words
+    assert "What it took" not in render_treatment(result, history)
+
+
 def test_the_page_is_one_file(tmp_path: Path) -> None:
     result, history = made(tmp_path, layers=layers())
     reader = Reader()

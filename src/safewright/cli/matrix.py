@@ -157,7 +157,7 @@ def write_parts(found: Matrix, folder: Path, command: str) -> dict[tuple[str, st
         place = Path(MODELS) / f"{made.arm}.run"
         if made.steps and made.model is not None:
             result = from_json(TreatmentResult, read_json(folder / place / "result.json"))
-            own = render_treatment(result, Path(result.history), command=command)
+            own = render_treatment(result, Path(result.history), command=command, run=folder / place)
             write_text(folder / place / "report.html", own)
             pages[made.arm, f"how {made.steps[-1]} made it"] = f"{place.as_posix()}/report.html"
     return pages
@@ -379,11 +379,11 @@ def tell_part(arm: str, what: str, found: Any) -> None:
 
 
 def tell_costs(costs: Costs) -> None:
-    from safewright.report.text import size
+    from safewright.report.text import duration, size
 
     console.say(f"{costs.arms} arms; new models take about {size(costs.disk_bytes)} of disk")
     if costs.seconds:
-        console.say(f"treatments: about {running.duration(costs.seconds)}")
+        console.say(f"treatments: about {duration(costs.seconds)}")
     if costs.unknown:
         console.say(f"treatments: no time is known for {', '.join(costs.unknown)}")
     if costs.measures:

@@ -178,5 +178,7 @@ def _treatment(folder: Path, json: bool) -> None:
     history = Path(result.history)
     if not history.is_file():
         raise BadInput(f"The model of {folder} is gone: there is no {history}.", fix="Treat the model again.")
-    write_text(folder / "report.html", render_treatment(result, history, command=load_command(folder)))
+    write_text(
+        folder / "report.html", render_treatment(result, history, command=load_command(folder), run=folder)
+    )
     print(f"page: {folder / 'report.html'}")

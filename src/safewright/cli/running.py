@@ -40,6 +40,8 @@ def tell_estimates(estimates: Mapping[str, Estimate]) -> None:
     """Print, on stderr, what a run will take before it starts; nothing for a measure that cannot be estimated."""
     if not estimates:
         return
+    from safewright.report.text import duration
+
     for name, cost in estimates.items():
         console.say(
             f"{name}: {cost.calls} calls, about {cost.prompt_tokens:,} prompt tokens, "
@@ -77,15 +79,6 @@ def ruling(verdicts: Sequence[Verdict]) -> ExitCode:
     if "refuted" in found:
         return ExitCode.GATE
     return ExitCode.UNDECIDED if "undecided" in found else ExitCode.OK
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit a person would use."""
-    if seconds < 100:
-        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def show_cards(cards: Sequence[Scorecard], labels: Sequence[str] | None = None) -> None:

@@ -150,7 +150,7 @@ def _page(result: Any, folder: Path, command: str) -> Path:
     from safewright.runs import write_text
 
     page = folder / "report.html"
-    write_text(page, render_treatment(result, Path(result.history), command=command))
+    write_text(page, render_treatment(result, Path(result.history), command=command, run=folder))
     return page
 
 
@@ -177,7 +177,7 @@ def _tell(estimate: Mapping[str, Any]) -> None:
     """What a treatment will take, on stderr, before it starts."""
     if not estimate:
         return
-    from safewright.report.text import size
+    from safewright.report.text import duration, size
 
     parts = [
         f"{key.removesuffix('_bytes')} about {size(value)}"
@@ -185,7 +185,7 @@ def _tell(estimate: Mapping[str, Any]) -> None:
         if key.endswith("_bytes")
     ]
     if "seconds" in estimate:
-        parts.append(f"time about {running.duration(estimate['seconds'])}")
+        parts.append(f"time about {duration(estimate['seconds'])}")
     if "calls" in estimate:
         parts += _asked(estimate)
     console.say(", ".join(parts))

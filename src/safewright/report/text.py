@@ -159,6 +159,15 @@ def seconds(value: float) -> str:
     return f"{minutes} min {left:02d} s" if minutes else f"{left} s"
 
 
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
 def size(count: float) -> str:
     """A number of bytes in binary units."""
     value = float(count)

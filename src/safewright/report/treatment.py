@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from safewright.report import svg, text
 from safewright.report.page import environment, version
 from safewright.report.svg import Figure
 from safewright.report.view import ModelRow
+from safewright.treatments.taking import TOOK
 from safewright.types import Curve, ModelRef, TreatmentResult
 
 SHOWN = ("tensor", "loss", "loss_full", "held_loss", "held_loss_full", "kept", "distance", "rank")
@@ -31,13 +32,16 @@ APART = (
 """Parts of a report that have a place of their own on the page."""
 
 
-def render_treatment(result: TreatmentResult, history: Path, *, command: str = "") -> str:
+def render_treatment(
+    result: TreatmentResult, history: Path, *, command: str = "", run: Path | None = None
+) -> str:
     """The HTML page of a treatment's result.
 
     Args:
         result: What `safewright.treatments.treat` gave.
         history: Its provenance file.
         command: What made it.
+        run: The folder of its run, which knows what it took.
     """
     found = json.loads(history.read_text("utf-8"))
     report = found.get("report", {})
@@ -67,6 +71,7 @@ def render_treatment(result: TreatmentResult, history: Path, *, command: str = "
             notes=[text.one_line(note) for note in report.get("notes", [])],
             facts=facts,
             settings=settings,
+            took=took_rows(run),
             figures=[*layer_figures({"": layers}), *loss_figures(report.get("losses"))],
             dropped=drop_rows(report),
             coverage=_fact(report["coverage"]) if "coverage" in report else "",
@@ -135,6 +140,27 @@ def loss_figures(losses: Any) -> list[Figure]:
             said = text.one_line(str(name).replace("_", " "))
             figures.append(svg.curve_figure(f"Training: {said}", [(said, curve)], unit="score"))
     return figures
+
+
+def took_rows(run: Path | None) -> list[tuple[str, str, str]]:
+    """Time, memory and disk of a run: what was estimated and what was measured; none where neither is known."""
+    file = run / TOOK if run is not None else None
+    if file is None or not file.is_file():
+        return []
+    found = json.loads(file.read_text("utf-8"))
+    shown = (
+        ("Time", "seconds", text.duration),
+        ("Memory", "memory_bytes", text.size),
+        ("Disk", "disk_bytes", text.size),
+    )
+
+    def said(kind: str, name: str, show: Callable[[float], str]) -> str:
+        value = found.get(kind, {}).get(name)
+        return "–" if value is None else show(value)
+
+    return [
+        (label, said("estimated", name, show), said("measured", name, show)) for label, name, show in shown
+    ]
 
 
 def drop_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:

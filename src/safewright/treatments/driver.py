@@ -21,6 +21,7 @@ from safewright.runs.folder import PLAN, examine, foreign
 from safewright.runs.progress import Progress, silent
 from safewright.runs.run import plan_digest
 from safewright.training import processes
+from safewright.treatments import taking
 from safewright.treatments.job import Job, Made
 from safewright.treatments.placing import PROVENANCE, let_go, put, put_back, require_free, stands
 from safewright.treatments.plan import TreatPlan, inputs, plan_treatment
@@ -222,9 +223,10 @@ def _put_in_place(
     with _begun(folder, plan, notes, overwrite, anew) as opened:
         let_go(opened)
         if anew or not stands(out, plan):
-            job = _job(plan, opened, workers, progress)
+            job, started = _job(plan, opened, workers, progress), time.monotonic()
             provenance = {**_about(plan), **_worked(plan, job, work)}
             put(job.draft, plan, out, provenance, opened, overwrite)
+            taking.note(opened, out, time.monotonic() - started, workers, (notes or {}).get("estimate", {}))
         made = result(json.loads((out / PROVENANCE).read_text("utf-8")))
         opened.write(RESULT, made)
     return made
