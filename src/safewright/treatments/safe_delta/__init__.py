@@ -58,7 +58,9 @@ def sweep(job: Job) -> dict[str, Any]:
     With --out, that folder keeps them in sweep.json.
     """
     from safewright.treatments.safe_delta import verifying
+    from safewright.treatments.sources import require_folders
 
+    require_folders(job.models)
     return verifying.sweep(job, _prep(job))
 
 
