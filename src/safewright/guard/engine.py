@@ -14,7 +14,7 @@ from safewright.errors import BadInput, need_extra
 from safewright.guard.keys import key_of
 from safewright.guard.lattice import OnUnknown, aggregate, tightest
 from safewright.guard.nouns import NOTHING, Action, Check, Decision, Failure, Usage, Verdict, validate
-from safewright.guard.parts import Analysis, Analyst, Audit, Found, Key, Lesson, Memory
+from safewright.guard.parts import Analysis, Analyst, Audit, Case, Found, Key, Lesson, Memory
 from safewright.guard.policy import Policy
 from safewright.guard.rules import families
 from safewright.guard.tooling import tool_checks
@@ -38,19 +38,6 @@ ADVICE: Mapping[str, str] = {
     "timeout": "The safety check did not finish in time, so the call was not made. Try again, or a simpler call.",
 }
 OTHERWISE = "The safety check could not be completed, so the call was not made."
-
-
-@dataclass(frozen=True)
-class Case:
-    """A call under examination: what its rules found, and what memory knows of its kind."""
-
-    view: View
-    checks: tuple[Check, ...]
-    key: Key
-    found: tuple[Found, ...] = ()
-    failure: Failure | None = None
-    detail: str = ""
-    usage: Usage = NOTHING
 
 
 class Failed(Exception):  # noqa: N818 - never leaves the engine

@@ -111,6 +111,19 @@ class Audit(Protocol):
 
 
 @dataclass(frozen=True)
+class Case:
+    """A call under examination: what its rules found, and what memory knows of its kind."""
+
+    view: View
+    checks: tuple[Check, ...]
+    key: Key
+    found: tuple[Found, ...] = ()
+    failure: Failure | None = None
+    detail: str = ""
+    usage: Usage = NOTHING
+
+
+@dataclass(frozen=True)
 class Analysis:
     """What a language model found about a call.
 

@@ -16,8 +16,7 @@ from safewright.guard.nouns import Action, Check, Usage, Verdict
 from safewright.guard.parts import Analysis
 
 if TYPE_CHECKING:
-    from safewright.guard.engine import Case
-    from safewright.guard.parts import Memory
+    from safewright.guard.parts import Case, Memory
     from safewright.guard.policy import Policy
 
 MOST_NAMES = 100

@@ -28,7 +28,6 @@ class Rule:
     id: str
     category: str
     statement: str
-    severity: str = "high"
 
     def says(
         self,
