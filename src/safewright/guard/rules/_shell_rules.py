@@ -7,7 +7,7 @@ from safewright.guard.rules.base import Rule
 RULES = {
     rule.id.partition(".")[2]: rule
     for rule in (
-        Rule("shell.readable", "alignment", "What the command does can be told before it runs.", "medium"),
+        Rule("shell.readable", "alignment", "What the command does can be told before it runs."),
         Rule("shell.identity", "role", "The command needs no privilege that its user lacks."),
         Rule(
             "shell.system",
@@ -33,6 +33,6 @@ RULES = {
         Rule("shell.downloads", "integrity", "Nothing from the network is run unread."),
         Rule("shell.encryption", "availability", "Data is not made unreadable in bulk."),
         Rule("shell.network", "confidentiality", "Where data goes can be told."),
-        Rule("shell.known", "alignment", "What the program does is known.", "low"),
+        Rule("shell.known", "alignment", "What the program does is known."),
     )
 }

@@ -16,12 +16,12 @@ from safewright.guard.nouns import Action, Check, Effect, Turn
 from safewright.guard.rules.base import Family, Rule
 from safewright.guard.views import View
 
-CALLS = Rule("budgets.calls", "availability", "The session makes no more calls than it may.", "medium")
-WRITES = Rule("budgets.writes", "integrity", "The session changes no more than it may.", "medium")
-SENDS = Rule("budgets.sends", "confidentiality", "The session sends no more messages than it may.", "medium")
+CALLS = Rule("budgets.calls", "availability", "The session makes no more calls than it may.")
+WRITES = Rule("budgets.writes", "integrity", "The session changes no more than it may.")
+SENDS = Rule("budgets.sends", "confidentiality", "The session sends no more messages than it may.")
 RECIPIENTS = Rule("budgets.recipients", "confidentiality", "The session reaches no more people than it may.")
 MONEY = Rule("budgets.money", "integrity", "The session moves no more money than it may.")
-TOOL = Rule("budgets.tool", "availability", "The tool is called no more often than it may be.", "medium")
+TOOL = Rule("budgets.tool", "availability", "The tool is called no more often than it may be.")
 
 WRITING: tuple[Effect, ...] = ("write", "delete", "execute", "admin")
 REACHING: tuple[Effect, ...] = ("send", "pay")

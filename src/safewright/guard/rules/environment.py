@@ -46,11 +46,9 @@ PERMITTED = Rule(
 OVERWRITES = Rule("environment.overwrites", "integrity", "Nothing that exists is replaced unasked.")
 OWNED = Rule("environment.owned", "integrity", "What is removed or changed is the user's own.")
 ESCAPES = Rule("environment.escapes", "integrity", "Links lead nowhere that the user could not go by name.")
-COUNTED = Rule(
-    "environment.counted", "availability", "A pattern means as many files as one would expect.", "medium"
-)
-SPACE = Rule("environment.space", "availability", "There is space left for what is written.", "medium")
-ANSWERED = Rule("environment.answered", "integrity", "The probes could be answered.", "medium")
+COUNTED = Rule("environment.counted", "availability", "A pattern means as many files as one would expect.")
+SPACE = Rule("environment.space", "availability", "There is space left for what is written.")
+ANSWERED = Rule("environment.answered", "integrity", "The probes could be answered.")
 RULES = (PERMITTED, OVERWRITES, OWNED, ESCAPES, COUNTED, SPACE, ANSWERED)
 _NEEDS = {"read": 4, "append": 2, "write": 2, "encrypt": 4, "execute": 4}
 _HOPS = 20
