@@ -313,6 +313,7 @@ def _told(
         "store": config.store,
         "groups": [group.as_json() for group in groups],
     }
-    write_json(folder / FACTS, {**facts, SEEN: seen})
+    # Before the facts: once those are there, nobody comes here again.
     shutil.rmtree(job.run.own(ACTIVATIONS), ignore_errors=True)
+    write_json(folder / FACTS, {**facts, SEEN: seen})
     return facts

@@ -272,7 +272,7 @@ def gather(
         [(*batch["input_ids"].shape, resident.width) for some in batches.values() for batch in some],
         resident.dtype,
     )
-    group = _Several(job.device)
+    group = _Several(resident.device)
     start = group.common([layer for layer in hidden.layers if layer <= first])
     if start is None:
         with hidden.written(0) as write:
