@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import resource
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -152,6 +156,28 @@ def test_answers_of_the_model_are_kept_and_it_is_loaded_for_nothing_else(
     folders.prepared(models["aligned"], asked, tmp_path / "out", answer_tokens=4)
     assert len(loaded) == 1
     assert Prepared(tmp_path / "out").facts["counts"]["asked"] == 6
+
+
+@pytest.mark.parametrize(("rows", "limit", "where"), [(12, 8192, "activations"), (4, 4200, "draft")])
+def test_11_a_disk_that_fills_up_while_preparing_can_be_gone_on_from(
+    models: dict[str, Path], tmp_path: Path, rows: int, limit: int, where: str
+) -> None:
+    """A real limit: no file may grow beyond it, neither hidden states nor an H."""
+    given = folders.rows_file(tmp_path / "rows.jsonl", rows)
+    command = ["treat", "safe_delta", "prepare", "--out", str(tmp_path / "out")]
+    command += [f"--model=aligned={models['aligned']}", f"--data=calibration={given}"]
+    found = subprocess.run(
+        [sys.executable, "-m", "safewright", *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert found.returncode == 4, found.stderr
+    assert re.search(rf"No space left.*out\.run/{where}.*goes on", found.stderr, re.DOTALL)
+    assert not (tmp_path / "out").exists()
+    folders.prepared(models["aligned"], given, tmp_path / "out")
+    assert folders.shards(tmp_path / "out")
 
 
 def test_the_callback_may_prepare_beside_other_processes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safewright.errors import BadInput, Incomplete
 from safewright.runs import digest_file, digest_json
+from safewright.runs.atomic import disk_errors
 from safewright.training import processes
 from safewright.treatments.job import Job
 from safewright.treatments.safe_delta.activations import Activations, activation_bytes
@@ -368,7 +370,6 @@ class Keeper:
 
     def _write(self, name: str, layer: int, modules: tuple[str, ...]) -> Group:
         import torch
-        from safetensors.torch import save_file
 
         from safewright.treatments.safe_delta.curvature import Curvature
 
@@ -387,9 +388,10 @@ class Keeper:
                 held[key] = self._taken[part].pop(name)[0]
         file = group_file(name, layer)
         part_file = self.folder / f".{file}.part"
-        save_file({key: value.to(dtype).contiguous().cpu() for key, value in held.items()}, part_file)
-        with open(part_file, "rb") as handle:
-            os.fsync(handle.fileno())
+        with disk_errors(self.folder):
+            _save({key: value.to(dtype).contiguous().cpu() for key, value in held.items()}, part_file)
+            with open(part_file, "rb") as handle:
+                os.fsync(handle.fileno())
         part_file.replace(self.folder / file)
         group = Group(
             name=name,
@@ -472,6 +474,20 @@ class _Several:
             import torch.distributed as group
 
             group.destroy_process_group()
+
+
+def _save(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Write a safetensors file; what the system says against it is an OSError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _trim() -> None:
