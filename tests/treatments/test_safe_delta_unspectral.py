@@ -42,6 +42,35 @@ def test_more_tokens_than_channels_are_not_needed() -> None:
         assert float((new - expected).abs().max()) <= 1e-8
 
 
+@pytest.mark.parametrize("mu", [0.01, 1.0, 100.0])
+def test_few_tokens_kept_in_float32(mu: float) -> None:
+    """Rounding gives H of few tokens eigenvalues below zero: it has no factor, and its price is known all the same."""
+    scales = torch.logspace(0, 2, 64, dtype=torch.float64)
+    X = torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * scales
+    H = (X.T @ X / 5).float()
+    assert float(torch.linalg.eigvalsh(H.double()).min()) < 0
+    aligned, tuned = pair(10, 64)
+    expected, there = edit_matrix(aligned, tuned, Curvature(H), mode="exact", mu=mu)
+    new, here = edit_matrix(aligned, tuned, Curvature(H, spectral=False), mode="exact", mu=mu)
+    assert here["k"] == there["k"]
+    assert torch.equal(new, expected)
+    assert here["epsilon"] == pytest.approx(there["epsilon"], rel=1e-3)
+    A, B = (tuned - aligned)[:4], torch.eye(10, 4, dtype=torch.float64)
+    factor, decision = edit_factor(
+        A, B.T @ B, 10, "exact", Budget.of("exact", mu, None, None), Curvature(H, spectral=False)
+    )
+    whole, info = edit_matrix(torch.zeros_like(aligned), B @ A, Curvature(H), mode="exact", mu=mu)
+    assert float((B @ factor - whole).abs().max()) <= 1e-9
+    assert decision.epsilon == pytest.approx(info["epsilon"], rel=1e-3)
+
+
+def test_an_input_that_is_always_zero_keeps_the_step() -> None:
+    aligned, tuned = pair(10, 24)
+    for mode in ("soft", "exact"):
+        own = Curvature(torch.zeros(24, 24), spectral=False)
+        assert torch.equal(edit_matrix(aligned, tuned, own, mode=mode, mu=1.0)[0], tuned)  # type: ignore[arg-type]
+
+
 def test_limits() -> None:
     H, (aligned, tuned) = curvature(24, kind="dead"), pair(10, 24)
     own = Curvature(H, spectral=False)

@@ -66,16 +66,20 @@ def coefficients(
     """``delta`` (rows, in) in a basis.
 
     ``spectrum`` gives D Q; ``prefix`` gives Z = D V, V in admission order; ``price`` gives D R, whose squares
-    sum to twice the loss that `soft` would have at the budget's mu.
+    sum to twice the loss that `soft` would have at the budget's mu. Without eigenvectors it gives what `soft`
+    would keep instead: rounding leaves H of few tokens without a factor R.
     """
     if basis == "spectrum":
         return delta @ curvature.cast("left", delta.dtype)
-    ranked = delta.index_select(1, curvature.order[len(curvature.dead) :])
     if basis == "price":
         if budget is None or budget.mu is None:
             raise TypeError("the basis price needs a budget in mu")
-        return times_upper(ranked, curvature.priced(budget.mu, delta.dtype))
-    return times_upper(ranked, curvature.cast("upper", delta.dtype))
+        if not curvature.spectral:
+            return delta - delta @ curvature.taken(budget.mu, delta.dtype)
+        factor = curvature.priced(budget.mu, delta.dtype)
+    else:
+        factor = curvature.cast("upper", delta.dtype)
+    return times_upper(delta.index_select(1, curvature.order[len(curvature.dead) :]), factor)
 
 
 def times_upper(X: torch.Tensor, V: torch.Tensor) -> torch.Tensor:
@@ -91,7 +95,15 @@ def energies(
     delta: torch.Tensor, curvature: Curvature, basis: Basis, budget: Budget | None = None
 ) -> torch.Tensor:
     """Sum over rows of the squared `coefficients`, float64 (n,)."""
-    return _squares(coefficients(delta, curvature, basis, budget))
+    Z = coefficients(delta, curvature, basis, budget)
+    return _energy(Z, Z, curvature, basis)
+
+
+def _energy(Z: torch.Tensor, W: torch.Tensor, curvature: Curvature, basis: Basis) -> torch.Tensor:
+    """Sum over rows of ``Z W``, or of ``Z H W`` where `coefficients` gave an edit; float64 (n,)."""
+    if basis == "price" and not curvature.spectral:
+        Z = Z @ curvature.cast("H", Z.dtype)
+    return (Z * W).sum(0).double()
 
 
 def needed_bases(mode: Mode, budget: Budget, curvature: Curvature) -> tuple[Basis, ...]:
@@ -112,7 +124,7 @@ def allowed_loss(
 ) -> float:
     """epsilon: the loss a budget allows; for ``mu`` from the energies of the spectrum, or of the price."""
     if budget.mu is not None and "price" in found:
-        return 0.5 * float(found["price"].sum())
+        return max(0.0, 0.5 * float(found["price"].sum()))
     if budget.mu is not None:
         return soft_loss(curvature.spectrum[0], found["spectrum"], budget.mu * curvature.mu_unit)
     tolerance = budget.rms_tol if budget.rms_tol is not None else math.sqrt(budget.s or 0.0) / 4096.0
@@ -259,12 +271,12 @@ def edit_factor(
     bases = needed_bases(mode, budget, curvature)
     Z = {basis: coefficients(step, curvature, basis, budget) for basis in bases}
 
-    def summed(X: torch.Tensor) -> torch.Tensor:
-        return (X * (gram @ X)).sum(0).double().clamp_min(0)
-
-    found = {basis: summed(held) for basis, held in Z.items()}
+    found = {basis: _energy(held, gram @ held, curvature, basis) for basis, held in Z.items()}
+    # Rounding must not make a square less than nothing; what an edit costs channel by channel may be.
+    found = {basis: e if basis == "price" else e.clamp_min(0) for basis, e in found.items()}
+    squares = (step * (gram @ step)).sum(0).double().clamp_min(0)
     numel = rows * A.shape[1]
-    decision = decide(mode, budget, curvature, found, numel=numel, squares=summed(step))
+    decision = decide(mode, budget, curvature, found, numel=numel, squares=squares)
     return edit_rows(torch.zeros_like(step), step, decision, curvature, dtype, Z).to(A.dtype), decision
 
 
@@ -355,7 +367,7 @@ def _edit_columns(
     # The product that shows what every prefix costs is also what the edit is made of.
     bases = needed_bases(mode, budget, curvature)
     Z = {basis: coefficients(delta, curvature, basis, budget) for basis in bases}
-    found = {basis: _squares(held) for basis, held in Z.items()}
+    found = {basis: _energy(held, held, curvature, basis) for basis, held in Z.items()}
     squares = _squares(delta)
     decision = decide(mode, budget, curvature, found, numel=delta.numel(), squares=squares)
     new = edit_rows(aligned, tuned, decision, curvature, delta.dtype, Z)

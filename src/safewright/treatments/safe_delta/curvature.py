@@ -19,9 +19,6 @@ FP64_WIDTH = 4096
 RESIDUAL = 1e-4
 """Largest relative residual of a float32 factorisation."""
 
-JITTER = 1e-12
-"""Share of the largest diagonal entry that makes a semi-definite matrix factorisable in float64."""
-
 PROBES = 8
 """Vectors on which the inverse of a wide matrix is tried: the whole product would cost more than the inverse."""
 
@@ -241,26 +238,20 @@ class Curvature:
                 return inverse
         raise NumericalFailure(
             f"I + mu H of {self.width} channels has no Cholesky factor.",
-            why="H must be a sum of x x^T.",
-            fix="Run the stage prepare again.",
+            why="H must be a sum of x x^T; rounding it makes very high prices impossible to compute.",
+            fix="Lower mu, prepare with store=float64 or spectrum=always, or run the stage prepare again.",
         )
 
     def priced(self, mu: float, dtype: torch.dtype) -> torch.Tensor:
         """R, upper triangular in admission order, with R R^T = T H T for T = (I + mu H)^-1.
 
-        ``1/2 |D R|^2`` is the loss that `soft` would have at ``mu`` (in its unit): half the work of D Q.
+        ``1/2 |D R|^2`` is the loss that `soft` would have at ``mu`` (in its unit): half the work of D Q. It is
+        made of eigenvectors.
         """
         return self._for_price("price", mu, dtype, self._priced)
 
     def _priced(self, mu: float) -> torch.Tensor:
         factor = mu * self.mu_unit
-        if not self.spectral:
-            T = self._shrunk(factor).double()
-            costs = (T @ self._live_block(torch.float64) @ T)[self.ranked][:, self.ranked]
-            # Directions that calibration never reached cost nothing: rounding must not make that less.
-            costs.diagonal().add_(JITTER * float(costs.diagonal().max()))
-            lower: torch.Tensor = torch.linalg.cholesky(costs.flip(0, 1))
-            return lower.flip(0, 1)
         values, _, vectors = self.spectrum
         ranked = vectors[self.order[len(self.dead) :]].double()
         root = ranked * (values.sqrt() / (1 + factor * values))
