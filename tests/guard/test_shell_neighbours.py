@@ -69,6 +69,15 @@ def apart(guard, harmful, expected, harmless, principal=USER):
         ("cd / && rm >out -rf etc", "deny", "cd /tmp && rm >out -rf etc"),
         ("rm -rf <<E /etc\nx\nE", "deny", "rm -rf <<E build\nx\nE"),
         ("flock 9 9>f rm -rf /etc", "deny", "flock 9 9>f rm -rf build"),
+        ("cat <<E\n`rm -rf /etc`\nE", "deny", "cat <<E\n`date` \\`x\\`\nE"),
+        ("cat <<'E'\n$(date)\nE\ncat <<E\na `rm -rf /etc` b\nE", "deny", "cat <<'E'\n`rm -rf /etc`\nE"),
+        ('echo "`echo \\`rm -rf /etc\\``"', "deny", 'echo "`basename \\`pwd\\``"'),
+        ("case $(rm -rf /etc) in a) :;; esac", "deny", "case $(uname -s) in Linux) date;; esac"),
+        ("case a in `rm -rf /etc`) :;; esac", "deny", "case a in `date`) :;; esac"),
+        ("[[ -n ${x:-`rm -rf /etc`} ]]", "deny", "[[ -n ${x:-`date`} ]]"),
+        ("a[`rm -rf /etc`]=1", "deny", "a[$(date +%s)]=1"),
+        ("declare -n r; r=x; x=/etc; rm -rf $r", "escalate", "declare -r r; rm -rf build"),
+        ("printf -v x %s /etc; rm -rf $x", "deny", "printf -v x %s build; rm -rf $x"),
     ],
 )
 def test_words_and_where_they_come_from(guard, harmful, expected, harmless):
@@ -110,6 +119,14 @@ def test_words_and_where_they_come_from(guard, harmful, expected, harmless):
         ),
         ("PERL5OPT=-Mx perl a.pl", "escalate", "PERL5OPT=-w perl a.pl"),
         ("MAKEFLAGS='--eval=x' make", "escalate", "MAKEFLAGS=-j4 make"),
+        ("printf -v PROMPT_COMMAND 'rm -rf /etc'", "deny", "printf -v prompt 'rm -rf /etc'"),
+        ("read PROMPT_COMMAND <<< 'rm -rf /etc'", "deny", "read line <<< 'rm -rf /etc'"),
+        ("PROMPT_COMMAND[1]='rm -rf /etc'", "deny", "PROMPT_COMMAND[1]='history -a'"),
+        ("declare -n p=PROMPT_COMMAND; p='rm -rf /etc'", "deny", "declare -n p=x; p='rm -rf /etc'"),
+        ("LESSOPEN='| rm -rf /etc' less f", "deny", "LESSOPEN='| /usr/bin/lesspipe %s' less f"),
+        ("GIT_CONFIG_GLOBAL=/tmp/x git log", "escalate", "GIT_CONFIG_GLOBAL=/dev/null git log"),
+        ("GIT_CONFIG_KEY_0=core.pager git log", "escalate", "GIT_CONFIG_KEY_0=user.name git log"),
+        ("MAKEFILES=/tmp/x make", "escalate", "MAKEFILES= make"),
     ],
 )
 def test_variables_that_run_something(guard, harmful, expected, harmless):
@@ -172,6 +189,36 @@ def test_variables_that_run_something(guard, harmful, expected, harmless):
         ("cp x .git/hooks/", "escalate", "cp x .github/hooks/"),
         ("cd .git/hooks && cp ~/x post-checkout", "escalate", "cd .git/hooks && ls"),
         ("tee -a .git/config < x", "escalate", "git config user.name ann"),
+        ("git config set --global alias.x '!rm -rf /etc'", "deny", "git config set --global user.name ann"),
+        ("git -c core.fsmonitor='rm -rf /etc' status", "deny", "git -c core.hooksPath=/dev/null commit -m x"),
+        ("git -c alias.x='!rm -rf /etc' x", "deny", "git -c core.pager=cat log"),
+        ("git --config-env=core.pager=X log", "escalate", "git --config-env=user.name=X log"),
+        ("git bisect run rm -rf /etc", "deny", "git bisect run npm test"),
+        ("git submodule foreach --recursive 'rm -rf /etc'", "deny", "git submodule foreach git pull"),
+        ("git rebase -x 'rm -rf /etc' HEAD~2", "deny", "git rebase --exec 'make test' HEAD~2"),
+        (
+            "git filter-branch --tree-filter 'rm -rf /etc'",
+            "deny",
+            "git filter-branch --tree-filter 'rm -f a'",
+        ),
+        ("git difftool -x 'rm -rf /etc'", "deny", "git difftool -x vimdiff HEAD"),
+        ("git grep -O'rm -rf /etc' x", "deny", "git grep -O x"),
+        ("git fetch --upload-pack='rm -rf /etc;' x", "deny", "git clone -u git-upload-pack x"),
+        ("git clone -c core.pager='rm -rf /etc' u", "deny", "git clone -c core.autocrlf=false u"),
+        ("git clone 'ext::rm -rf /etc'", "deny", "git clone git@host:a/b"),
+        ("vim -c 'windo !rm -rf /etc'", "deny", "vim -c 'windo diffthis' a b"),
+        ("vim -c 'sil!  keepj   argdo w! /etc/passwd' f", "deny", "vim -es -c 'argdo %s/a/b/ge' -c q f"),
+        ("vim -c 'set makeprg=rm|make /etc'", "escalate", "vim -c 'set ft=python' f"),
+        ("vim -c '/a/!rm -rf /etc' f", "deny", "vim +/call f"),
+        ("ed '!rm -rf /etc'", "deny", "ed notes.txt"),
+        ("echo 'a:;rm -rf /etc' | make -f /dev/fd/0", "deny", "echo 'a:;cc a.c' | make -f /dev/fd/0"),
+        (
+            "printf 'include x.mk\\n' > Makefile; printf 'a:\\n\\trm -rf /etc\\n' > x.mk; make",
+            "deny",
+            "printf 'include x.mk\\n' > Makefile; make",
+        ),
+        ("make .SHELLFLAGS='-c x'", "escalate", "make .SHELLFLAGS='-eu -o pipefail -c'"),
+        ("perl -e 'qx{rm -rf /etc}'", "deny", "perl -e 'print qx(date)'"),
     ],
 )
 def test_programs_that_run_or_change_something_else(guard, harmful, expected, harmless):
@@ -200,6 +247,13 @@ def test_programs_that_run_or_change_something_else(guard, harmful, expected, ha
         ("x=$(seq 2 300); kill $x", "deny", "x=$(seq 2 4); kill $x"),
         ("pgrep -v x | xargs kill", "deny", "pgrep x | xargs kill"),
         ("kill `cat /proc/1/task/1/children`", "escalate", "cat /proc/self/status"),
+        ("kill -- -1", "deny", "kill -- 4711"),
+        ("kill -TERM -- -1", "deny", "kill -TERM -- 4711"),
+        ("pkill '[s]ystemd'", "deny", "pkill '[n]ode'"),
+        ("pkill 's.stem.?d'", "deny", "pkill 'n.de'"),
+        ("killall -r 'sys.*'", "deny", "killall -r 'node.*'"),
+        ("pkill -t tty1", "escalate", "pkill -t tty1 node"),
+        ("fuser -km /", "deny", "fuser -k 3000/tcp"),
         (
             "python3 -c 'import os\nfor i in range(2, 400): os.kill(i, 9)'",
             "deny",
@@ -258,6 +312,8 @@ def test_accounts(guard, harmful, harmless):
         ('python3 -c "n = 10**12; x = bytes(n)"', "deny", 'python3 -c "n = 10**3; x = bytes(n)"'),
         ('python3 -c "list(range(10**12))"', "deny", 'python3 -c "print(sum(range(10**6)))"'),
         ('python3 -c "x = \'a\'; x *= 10**12"', "deny", 'python3 -c "x = 2; x *= 10**12"'),
+        ('python3 -c "x = [0]; y = x; z = y * 10**12"', "deny", 'python3 -c "x = int(input()); print(x * 10**12)"'),
+        ('python3 -c "x = str(1); x *= 10**12"', "deny", 'python3 -c "import time; t = time.time(); t *= 10**12"'),
         ('python3 -c "print(10**10**10)"', "deny", 'python3 -c "print(2**64)"'),
         ("python3 -c 'import numpy as np; np.zeros(10**12)'", "deny", "python3 -c 'import numpy as np; np.ones(9)'"),
         ("perl -e '$x = \"a\" x 10**12'", "deny", "perl -e 'print \"a\" x 10'"),
@@ -287,3 +343,24 @@ def test_arguments_that_may_have_been_shifted_stay_bounded():
     )
     assert len(script.commands) < 500
     assert any(not each.resolved or each.target == "/etc" for each in script.effects if each.kind == "delete")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "vim -c ':" + " " * 16_000 + "x' f",
+        "vim -c 'sil" + " " * 16_000 + "x' f",
+        "vim -c '" + ": " * 8_000 + "x' f",
+        "kill " + "{1.." * 4_000,
+        "PATH=a:$PATH;" * 1_200,
+        "".join(f"PATH=a{number}:$PATH;" for number in range(1_000)),
+    ],
+)
+def test_long_texts_for_editors_braces_and_paths_are_judged_before_the_deadline(guard, command):
+    # Each was read in the square of its length.
+    assert guard.check(Action("bash", {"cmd": command}, principal=USER)).failure is None
+
+
+def test_braces_that_do_not_close_leave_the_others():
+    script = parse_shell("echo {a,{b,c} {x} {d}{e,f} {g,{h,i}}")
+    assert script.commands[0].arguments == ("{a,b", "{a,c", "{x}", "{d}e", "{d}f", "g", "h", "i")

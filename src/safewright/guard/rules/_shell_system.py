@@ -132,6 +132,10 @@ def _kills(effect: Effect, said: str, who: Place, settings: Any) -> Iterator[Fin
         yield ("processes", "pass", said, "")
 
 
+MOST_REPEATED = 4
+"""Of names this short no search with as many takes long."""
+
+
 def _vital(target: str, settings: Any, *, part: bool = False) -> bool:
     """Whether a name means all processes, or one that the system needs; of a command line its first word counts.
 
@@ -150,12 +154,15 @@ def _vital(target: str, settings: Any, *, part: bool = False) -> bool:
 
 
 def _part_of(pattern: str, known: str) -> bool:
-    """Whether a simple pattern of pkill's may be found in a name: letters, ``.*``, ``^`` and ``$``."""
-    if not re.fullmatch(r"\^?[\w-]+(?:\.?\*[\w-]*)*\$?", pattern) or known.startswith("."):
+    """Whether a pattern of pkill's is found in a name; one with groups or many repetitions is not tried."""
+    if known.startswith(".") or not re.fullmatch(r"[\w.*+?^$\[\]-]{1,64}", pattern):
         return False
-    inner = pattern.strip("^$").replace(".*", "*")
-    inner = ("" if pattern.startswith("^") else "*") + inner + ("" if pattern.endswith("$") else "*")
-    return fnmatch.fnmatchcase(known.rstrip("*"), inner)
+    if sum(map(pattern.count, "*+?")) > MOST_REPEATED:
+        return False
+    try:
+        return re.search(pattern, known.rstrip("*")) is not None
+    except re.error:
+        return False
 
 
 def _priorities(effect: Effect, said: str, who: Place, command: Command, settings: Any) -> Iterator[Finding]:

@@ -53,7 +53,7 @@ def carry_out(call: Call) -> str | None:
         return None
     if name in state.aliases and name not in state.calling:
         state.calling = (*state.calling, name)
-        text = state.aliases[name] + " " + " ".join(_requoted(each) for each in call.fields[1:])
+        text = state.aliases[name] + " " + " ".join(requoted(each) for each in call.fields[1:])
         printed = call.walk.inner(text, state)
         state.calling = state.calling[:-1]
         return printed
@@ -90,7 +90,7 @@ def _wrapped(call: Call) -> str | None:
             break
         if verb == "env" and (option in ("-S", "--split-string") or option.startswith("-S")):
             text = option[2:] if len(option) > 2 and option[1] == "S" else (rest.pop(0) if rest else "")
-            return call.walk.inner(" ".join([text, *map(_requoted, rest)]), call.inside(verb))
+            return call.walk.inner(" ".join([text, *map(requoted, rest)]), call.inside(verb))
         if verb in ("strace", "ltrace") and option in ("-p", "--attach") and rest:
             effect = Effect("trace", named(rest[0]), "process", verb, resolved=UNKNOWN not in rest[0])
             call.walk.emit(Command(verb, tuple(call.fields[1:])), [effect], call.state)
@@ -169,7 +169,7 @@ def _shell(call: Call) -> str | None:
     if text is not None:
         inside.positional = tuple(rest[1:])
         if rest and "$0" in text:
-            text = text.replace("$0", _requoted(rest[0]))
+            text = text.replace("$0", requoted(rest[0]))
         return _read_inner(call, text, inside, "a text given to a shell")
     if rest and ran(call, rest[0], rest[1:], by=call.verb):
         return None
@@ -390,7 +390,7 @@ def _flock(call: Call) -> str | None:
     text = next(
         (call.fields[i + 1] for i, w in enumerate(call.fields[:-1]) if w in ("-c", "--command")), None
     )
-    inner = text if text is not None else " ".join(_requoted(each) for each in rest)
+    inner = text if text is not None else " ".join(requoted(each) for each in rest)
     began = len(call.walk.found.commands)
     if inner.strip():
         call.walk.inner(inner, call.inside("flock"))
@@ -432,7 +432,9 @@ def _reads(call: Call) -> str | None:
     lines = (call.stdin or "").split("\n")
     names = [each for each in call.fields[1:] if re.fullmatch(r"[A-Za-z_]\w*", each)]
     for name in names:
-        call.state.assign(name, lines[0] if call.stdin and len(names) == 1 else UNKNOWN)
+        value = lines[0] if call.stdin and len(names) == 1 else UNKNOWN
+        does_environment(call.walk, name, value, call.state)
+        call.state.assign(name, value)
     call.walk.emit(Command("read"), [], call.state)
     return ""
 
@@ -444,7 +446,7 @@ def _parallel(call: Call) -> str | None:
         for each in given[:64]:
             filled = [word.replace("{}", each) for word in command]
             filled = filled if any("{}" in word for word in command) else [*filled, each]
-            call.walk.inner(" ".join(map(_requoted, filled)), call.inside("parallel"))
+            call.walk.inner(" ".join(map(requoted, filled)), call.inside("parallel"))
         return None
     call.walk.found.unclear("what parallel runs")
     return None
@@ -490,7 +492,7 @@ _SPECIAL: dict[str, Callable[[Call], str | None]] = {
 }  # fmt: skip
 
 
-def _requoted(word: str) -> str:
+def requoted(word: str) -> str:
     if re.fullmatch(r"[\w./:@%+,=-]+", word):
         return word
     if any(mark in word for mark in "*?[") and not re.search(r"[\s'\"$`\\;&|<>()]", word):
@@ -498,4 +500,4 @@ def _requoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-__all__ = ["SHELLS", "WRAPPERS", "Call", "carry_out"]
+__all__ = ["SHELLS", "WRAPPERS", "Call", "carry_out", "requoted"]

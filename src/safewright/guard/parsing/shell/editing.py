@@ -32,26 +32,34 @@ _VALUED = frozenset(
     ]
 )
 _RANGE = r"(?:[\d.,$%;+\-]|'[\w<>]|/[^/]*/|\?[^?]*\?|\\[/?&])*"
-_RUNS = re.compile(
-    rf"[:\s]*(?:sil(?:ent)?!?\s+)?{_RANGE}\s*(?:(r|re|rea|read|w|wr|write|e|E|f)\s+)?!(?!$)(.+)", re.S
+_MODIFIER = re.compile(
+    r"[:\s]+|(?:sil(?:ent)?|uns(?:ilent)?|keepj(?:umps)?|keepp(?:atterns)?|keepa(?:lt)?|kee(?:pmarks)?|lockm(?:arks)?"
+    r"|noa(?:utocmd)?|nos(?:wapfile)?|verb(?:ose)?|vert(?:ical)?|lefta(?:bove)?|abo(?:veleft)?|rightb(?:elow)?"
+    r"|bel(?:owright)?|to(?:pleft)?|bo(?:tright)?|tab|hid(?:e)?|conf(?:irm)?|san(?:dbox)?|windo|tabdo|bufdo|argdo"
+    r"|cdo|cfdo|ldo|lfdo)!?(?=\s)"
 )
-_EVERY = re.compile(
-    r"[:\s]*(?:sil(?:ent)?!?\s+)?[\d.,$%]*\s*(?:g(?:lobal)?!?|v(?:global)?)([/#@,])(?:(?!\1).)*\1", re.S
-)
-_TERMINAL = re.compile(r"[:\s]*(?:vert(?:ical)?\s+)?ter(?:m(?:inal)?)?(?:\s+\+\+\S+)*\s+(.+)", re.S)
+"""What stands before a command and only says how, or where else, it is run."""
+_RUNS = re.compile(rf"{_RANGE}\s?(?:(r|re|rea|read|w|wr|write|e|E|f)\s+)?!(?!$)(.+)", re.S)
+_EVERY = re.compile(r"[\d.,$%]*\s?(?:g(?:lobal)?!?|v(?:global)?)([/#@,])(?:(?!\1).)*\1", re.S)
+_TERMINAL = re.compile(r"ter(?:m(?:inal)?)?(?:\s+\+\+\S+)*\s+(.+)", re.S)
 _FILES = re.compile(
-    rf"[:\s]*(?:sil(?:ent)?!?\s+)?({_RANGE})\s*"
+    rf"({_RANGE})\s?"
     r"(wq?|wr|write|sav(?:eas)?|up(?:date)?|x|xit|W|r|re|rea|read|e|edit|E|f|vie?w|sp(?:lit)?|tabe(?:dit)?)"
     r"!?\s+(?:>>\s*)?([^!\s]\S*)"
 )
 _DARK = re.compile(
     r"\b(?:system|systemlist|libcall|libcallnr|writefile|delete|rename|mkdir|setfperm|job_start|jobstart|termopen"
     r"|term_start|popen|execute?|exe|norm(?:al)?|so(?:urce)?|runtime|au(?:tocmd)?|py(?:thon)?3?(?:file|x)?|lua(?:file|do)?"
-    r"|perl(?:do)?|ruby(?:do)?|tcl(?:do)?|mz(?:scheme)?|call|eval)\b|=\s*!|<C-R>|\\<"
+    r"|perl(?:do)?|ruby(?:do)?|tcl(?:do)?|mz(?:scheme)?|call|eval)\b|\blet\s+&|=\s*!|<C-R>|\\<"
 )
 _SYSTEM = re.compile(
     r"\b(?:system|systemlist|termopen|jobstart|job_start)\(\s*(?:'([^']*)'|\"([^\"\\]*)\")\s*\)"
 )
+_SETS = re.compile(r"(?:se|set|setl|setlocal|setg|setglobal|setf|setfiletype)(?:\s.*)?", re.S)
+_SET_PROGRAMS = re.compile(
+    r"\b(?:sh|shell|shcf|shellcmdflag|\w*prg|\w*expr|\w*func|kp|mp|gp|ep|fp|pexpr|keywordprg)\s?="
+)
+_SEARCH = re.compile(r"/[^/]*|\?[^?]*", re.S)
 _INSERTS = re.compile(rf"\s*{_RANGE}\s*[aic]\s*$")
 
 
@@ -85,6 +93,10 @@ def does_edit(call: Call) -> list[Effect]:
         return _emacs(call)
     if call.verb in ("nano", "micro", "pico"):
         return paths(call, "append", files, detail="edit")
+    if call.verb in ("ed", "red"):
+        for each in files:
+            _ = each.startswith("!") and call.walk.inner(each[1:], call.inside(call.verb))
+        files = [each for each in files if not each.startswith("!")]
     if silent and call.stdin is not None:
         commands += _lines(call.stdin)
     elif silent and call.state.piped:
@@ -121,8 +133,9 @@ def _told(call: Call, command: str) -> list[Effect]:
     if UNKNOWN in command.lstrip(": ")[:1]:
         call.walk.found.unclear("a command of an editor")
         return []
+    command = _bare(command)
     if every := _EVERY.match(command):
-        command = command[every.end() :]
+        command = _bare(command[every.end() :])
     if match := _RUNS.match(command):
         inside = call.inside(call.verb)
         inside.piped = (match[1] or "")[:1] == "w"
@@ -136,20 +149,32 @@ def _told(call: Call, command: str) -> list[Effect]:
         return []
     found: list[Effect] = []
     # `!` after a bar runs a command too; a bar in a pattern only makes parts that say nothing.
-    for part in command.split("|") if "|" in command else [command]:
+    for part in map(_bare, command.split("|")) if "|" in command else [command]:
         if part is not command and (match := _RUNS.match(part)):
             call.walk.inner(match[2], call.inside(call.verb))
         elif match := _FILES.match(part):
             writes = match[2][0] in "wsuxW" and not match[2].startswith("sp")
             found += paths(call, "write" if writes else "read", [match[3]])
-        elif _DARK.search(_unquoted(part)):
+        elif _SETS.fullmatch(part):
+            if _SET_PROGRAMS.search(part):
+                call.walk.found.unclear("programs that an editor runs")
+        elif not _SEARCH.fullmatch(part) and _DARK.search(_unquoted(part)):
             call.walk.found.unclear("a command of an editor")
     return found
 
 
+def _bare(command: str) -> str:
+    """A command without what only says how it is run; its gaps are single blanks."""
+    command = re.sub(r"\s+", " ", command)
+    at = 0
+    while match := _MODIFIER.match(command, at):
+        at = match.end()
+    return command[at:]
+
+
 def _unquoted(part: str) -> str:
     """A command without what a substitution looks for and puts in its place (but ``\\=`` there is a program)."""
-    match = re.match(rf"[:\s]*(?:sil(?:ent)?!?\s+)?{_RANGE}\s*s(?:ubstitute)?([/#@,])", part)
+    match = re.match(rf"{_RANGE}\s?s(?:ubstitute)?([/#@,])", part)
     return "" if match and "\\=" not in part and not re.search(r"[ ,]e\b\s*$", part) else part
 
 

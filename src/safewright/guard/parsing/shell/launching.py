@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from safewright.guard.parsing.shell.model import UNKNOWN, under
 from safewright.guard.parsing.shell.scripts import text_of
 from safewright.guard.parsing.shell.state import HOME, State, place
+from safewright.guard.parsing.shell.versioning import runs
 
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.walking import _Walk as Walk
@@ -22,6 +23,7 @@ _COMMANDS = frozenset(
         "GIT_EDITOR",
         "GIT_EXTERNAL_DIFF",
         "GIT_PAGER",
+        "GIT_PROXY_COMMAND",
         "GIT_SEQUENCE_EDITOR",
         "GIT_SSH",
         "GIT_SSH_COMMAND",
@@ -40,7 +42,21 @@ _COMMANDS = frozenset(
 _PROMPTS = frozenset(["PS0", "PS1", "PS2", "PS3", "PS4", "PROMPT"])
 """Substitutions in their values are commands."""
 _LOADED = frozenset(
-    ["LD_PRELOAD", "LD_AUDIT", "BASH_ENV", "PYTHONSTARTUP", "DYLD_INSERT_LIBRARIES", "ZDOTDIR"]
+    [
+        "BASH_ENV",
+        "DYLD_INSERT_LIBRARIES",
+        "GCONV_PATH",
+        "GIT_CONFIG_GLOBAL",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_CONFIG_SYSTEM",
+        "GIT_TEMPLATE_DIR",
+        "LD_AUDIT",
+        "LD_PRELOAD",
+        "MAKEFILES",
+        "PERL5DB",
+        "PYTHONSTARTUP",
+        "ZDOTDIR",
+    ]
 )
 """Their values are loaded, or run, by programs that have nothing to do with them."""
 _OPTIONS = {
@@ -56,25 +72,35 @@ _OPTIONS = {
 _SEARCHED = frozenset(["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "GIT_EXEC_PATH", "CDPATH"])
 _FOR_PROGRAMS = re.compile(r"/(?:s?bin|\.bin|shims|Scripts|lib(?:32|64)?|libexec)(?:/|$)")
 _PLAIN = re.compile(r"[\w./+@-]+(?:\s+-[\w=-]*)*")
+MOST_FOLDERS = 128
 _SHARED = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def does_environment(walk: Walk, name: str, value: str, state: State) -> None:
     """Note what a variable's value makes other programs do."""
+    name = state.named(name.partition("[")[0])
     if name in _COMMANDS:
         _command(walk, name, value, state)
     elif name in _PROMPTS and re.search(r"\$\(|`", value):
         walk.inner(f': "{value}"' if '"' not in value else value, state.copy())
     elif name in _SEARCHED:
-        for entry in value.split(":"):
+        entries = list(dict.fromkeys(value.split(":")))
+        if len(entries) > MOST_FOLDERS:
+            walk.found.unclear(f"that many folders in {name}")
+        for entry in entries[:MOST_FOLDERS]:
             _searched(walk, name, entry, state)
     elif name in _LOADED or (name == "ENV" and ("/" in value or UNKNOWN in value or HOME in value)):
         _loaded(walk, name, value, state)
+    elif re.fullmatch(r"GIT_CONFIG_KEY_\d+", name) and runs(value):
+        walk.found.unclear("a program that git runs")
     elif name in _OPTIONS and re.search(_OPTIONS[name], value):
         walk.found.unclear(f"what {name} loads")
 
 
 def _command(walk: Walk, name: str, value: str, state: State) -> None:
+    if name.startswith("LESS"):
+        # Marks before the command say how its output is taken.
+        value = value.lstrip("|-")
     if not value.strip() or (name != "PROMPT_COMMAND" and _PLAIN.fullmatch(value)):
         return
     if not value.strip(UNKNOWN + HOME + " "):

@@ -30,6 +30,11 @@ _SHELLS = re.compile(
 )
 _ASSIGNED = re.compile(r"\s*(?:export\s+|override\s+)*([A-Za-z_][\w.]*)\s*(:{0,3}=|\?=|\+=|!=)\s*(.*)")
 _RULE = re.compile(r"([^\t#=:][^#=:]*):{1,2}(?!=)([^=;]*)(?:;(.*))?$")
+_INCLUDED = re.compile(r"^[ ]*[-s]?include[ \t]+([^\n#]*)", re.M)
+_FLAGS = re.compile(
+    r"\.SHELLFLAGS[ \t]*(?::{0,3}|\+|\?)=(?![ \t]*(?:-[a-z]+|pipefail)(?:[ \t]+(?:-[a-z]+|pipefail))*[ \t]*$)",
+    re.M,
+)
 _CALLED = re.compile(r"\$[({]shell\s+")
 _NAMED = re.compile(r"\$(?:\(([\w.@<^*?]+)\)|\{([\w.@<^*?]+)\}|([@<^*?\w]))")
 
@@ -65,7 +70,7 @@ def does_make(call: Call) -> list[Effect]:
     if not named:
         named = [each for each in _FILES if text_of(call.state, folder + each)[0]][:1]
     for each in named:
-        if each in ("-", "/dev/stdin"):
+        if each in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"):
             if call.stdin is None or not call.stdin.strip(UNKNOWN + " \n"):
                 call.walk.found.unclear("a makefile that comes by a pipe")
             else:
@@ -75,6 +80,14 @@ def does_make(call: Call) -> list[Effect]:
             if written and text is None:
                 call.walk.found.unclear("a makefile that the command writes")
             texts += [text] if written and text is not None else []
+    for each in [name for text in texts for name in _INCLUDED.findall(text)]:
+        for name in each.split()[:MOST_CALLED]:
+            written, text = text_of(call.state, name if name.startswith("/") else folder + name)
+            if written and text is None:
+                call.walk.found.unclear("a makefile that the command writes")
+            texts += [text] if text is not None and text not in texts else []
+    if any(map(_FLAGS.search, [*words, *texts])):
+        call.walk.found.unclear("the shell that make runs its recipes with")
     if any("\n" in each or "$" in each or ":" in each for each in texts):
         _read(call, "\n".join(texts), given)
     return [on(call, "package", "make install", "package", "make")] if "install" in words else []

@@ -35,9 +35,22 @@ def _backslashes(text: str) -> str:
 
 
 def _printf(call: Call) -> str | None:
-    if len(call.fields) < 2:
+    words = call.fields[1:]
+    if words[:1] == ["-v"] and len(words) > 1:
+        from safewright.guard.parsing.shell.launching import does_environment
+
+        text = _formatted(words[2:])
+        value = UNKNOWN if text is None else text
+        does_environment(call.walk, words[1], value, call.state)
+        call.state.assign(words[1], value)
         return ""
-    template, given = _backslashes(call.fields[1]), call.fields[2:]
+    return _formatted(words[1:] if words[:1] == ["--"] else words)
+
+
+def _formatted(words: list[str]) -> str | None:
+    if not words:
+        return ""
+    template, given = _backslashes(words[0]), words[1:]
     pieces = re.split(r"(%%|%-?\d*[sbdq])", template)
     slots = sum(1 for piece in pieces if piece.startswith("%") and piece != "%%")
     if re.search(r"%(?!%|-?\d*[sbdq])", template.replace("%%", "")):

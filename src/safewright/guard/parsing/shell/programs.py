@@ -85,6 +85,7 @@ class _Python(ast.NodeVisitor):
         self.values: dict[str, Any] = {}
         self.names_of: dict[str, list[str]] = {}
         self.numbers: dict[str, str] = {}
+        self.sequences: set[str] = set()
         self.locks = False
         self.steps = 0
 
@@ -121,6 +122,7 @@ class _Python(ast.NodeVisitor):
                 value = self.text(node.value)
                 value = value if len(value) <= MOST_TEXT else UNKNOWN
                 self.values[target.id] = value if known is None or known == value else UNKNOWN
+                (self.sequences.add if self.sequence(node.value) else self.sequences.discard)(target.id)
                 number = self.number(node.value)
                 if number is not None:
                     self.numbers[target.id] = str(number)
@@ -128,6 +130,18 @@ class _Python(ast.NodeVisitor):
                     self.numbers.pop(target.id, None)
                 if isinstance(node.value, ast.Attribute):
                     self.names[target.id] = self.name(node.value)
+
+    def sequence(self, node: ast.expr) -> bool:
+        """Whether a value is a text or a list, of which a product is as many of them."""
+        if isinstance(node, ast.Constant):
+            return isinstance(node.value, (str, bytes))
+        if isinstance(node, ast.Name):
+            return node.id in self.sequences
+        if isinstance(node, ast.BinOp):
+            return self.sequence(node.left) or (isinstance(node.op, ast.Mult) and self.sequence(node.right))
+        if isinstance(node, ast.Call):
+            return self.name(node.func) in ("str", "bytes", "bytearray", "list", "tuple", "os.urandom")
+        return isinstance(node, (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp))
 
     def number(self, node: ast.expr | None) -> int | None:
         """The whole number that an expression comes to, names that were given one among it."""
@@ -177,7 +191,7 @@ class _Python(ast.NodeVisitor):
                     else 0
                 )
                 size = size or (8 if isinstance(one, (ast.List, ast.Tuple)) else 0)
-                named = isinstance(one, ast.Name) and one.id in self.values and one.id not in self.numbers
+                named = isinstance(one, ast.Name) and one.id in self.sequences
                 size = size or (1 if named else 0)
                 times = self.number(two) if size else None
                 if times is not None and times * size > MOST_MEMORY:
@@ -187,7 +201,7 @@ class _Python(ast.NodeVisitor):
         self.generic_visit(node)
         times = self.number(node.value) if isinstance(node.op, ast.Mult) else None
         name = node.target.id if isinstance(node.target, ast.Name) else ""
-        if times is not None and times > MOST_MEMORY and name not in self.numbers:
+        if times is not None and times > MOST_MEMORY and name in self.sequences:
             self.add("exhaust", "memory", "system", detail=str(times))
 
     def visit_ListComp(self, node: ast.ListComp) -> None:
@@ -486,9 +500,9 @@ class _Python(ast.NodeVisitor):
 
     def run(self, node: ast.expr | None, whole: ast.Call) -> None:
         if isinstance(node, (ast.List, ast.Tuple)):
-            from safewright.guard.parsing.shell.calls import _requoted
+            from safewright.guard.parsing.shell.calls import requoted
 
-            text = " ".join(_requoted(self.text(each)) for each in node.elts)
+            text = " ".join(requoted(self.text(each)) for each in node.elts)
         else:
             text = self.text(node)
         if text.strip(UNKNOWN + " ") == "":
@@ -554,8 +568,12 @@ def read_other(language: str, program: str, call: Call) -> Read:
         left = left.replace(match[0], "")
     deletes = r"(?:unlink|rmtree|rmdir|unlinkSync|rmSync|rm_rf|File\.delete|rmdirSync|remove_tree)"
     if language in ("perl", "ruby", "php"):
-        for match in re.finditer(r"`([^`]*)`|\bqx\s*[{(/]([^)}/]*)[)}/]|%x[{(]([^)}]*)[)}]", left):
-            scripts.append(re.sub(r"[$@#]\{?\w+\}?", UNKNOWN, match[1] or match[2] or match[3] or ""))
+        for match in re.finditer(
+            r"`([^`]*)`|(?:\bqx\s*|%x)(?:\{([^}]*)\}|\(([^)]*)\)|/([^/]*)/|\[([^\]]*)\]|!([^!]*)!|\|([^|]*)\|)",
+            left,
+        ):
+            said = next((each for each in match.groups() if each), "")
+            scripts.append(re.sub(r"[$@#]\{?\w+\}?", UNKNOWN, said))
             left = left.replace(match[0], "")
     if _FOREVER.search(left) and not re.search(
         r"\b(sleep|last|break|exit|return|die|usleep|setTimeout)\b", left

@@ -11,7 +11,7 @@ from safewright.guard.parsing.shell.options import options, value_of
 from safewright.guard.parsing.shell.pids import named
 from safewright.guard.parsing.shell.state import has_glob
 from safewright.guard.parsing.shell.touching import on, paths
-from safewright.guard.parsing.shell.versioning import does_config
+from safewright.guard.parsing.shell.versioning import does_config, does_setting, runs, runs_commands
 
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.calls import Call
@@ -86,6 +86,8 @@ def does_kill(call: Call) -> list[Effect]:
         return []
     if call.verb in ("skill", "snice") and (user := value_of(words, "-u", "--user")):
         return [on(call, "kill", f"user:{user}", "process")]
+    end = words.index("--") if "--" in words else len(words)
+    words, behind = words[:end], words[end + 1 :]
     signal = next((each for each in words if re.fullmatch(r"-(\d+|[A-Z][A-Z0-9]+)", each)), "")
     signal = value_of(words, "-s", "--signal", "-n") or signal
     pids = [
@@ -98,8 +100,8 @@ def does_kill(call: Call) -> list[Effect]:
             or (re.fullmatch(r"-\d+", each) and each != words[0])
         )
     ]
-    pids = [each for each in pids if each not in (signal.lstrip("-"), "--")]
-    if words[:1] == ["-1"] and len(words) == 1:
+    pids = [each for each in pids if each != signal.lstrip("-")] + behind
+    if words == ["-1"] and not behind:
         pids = ["-1"]
     counted = sum(1 for each in pids if each.isdigit() or each == SCALAR)
     if any(has_glob(each) for each in pids) or counted >= MANY_IDS:
@@ -122,7 +124,9 @@ def does_pkill(call: Call) -> list[Effect]:
          "--terminal", "--session", "--ns", "--older-than", "--younger-than", "--older"),
     )  # fmt: skip
     if call.verb == "fuser":
-        return [on(call, "kill", " ".join(operands), "process", "fuser")] if letters & {"k", "-kill"} else []
+        whole = any(each in ("/", "/usr", "/etc", "/var", "/home", "/dev", "/proc") for each in operands)
+        target = "name:*" if whole else " ".join(operands)
+        return [on(call, "kill", target, "process", "fuser")] if letters & {"k", "-kill"} else []
     if call.verb == "pkill" and letters & {"v", "--inverse"}:
         return [on(call, "kill", "name:*", "process", "all but one")]
     if (
@@ -137,10 +141,14 @@ def does_pkill(call: Call) -> list[Effect]:
         return [on(call, "kill", f"name:{name}", "process")]
     if user and not operands:
         return [on(call, "kill", f"user:{user}", "process")]
+    if call.verb == "pkill" and not operands and letters & set("gGt"):
+        return [on(call, "kill", "", "process", "all of a group or a terminal")]
     operands = [each for each in operands if not each.isdigit() or len(operands) == 1]
     if letters & {"i", "I", "--ignore-case"}:
         operands = [each.lower() for each in operands]
     part = "part" if call.verb == "pkill" and "x" not in letters and "--exact" not in letters else ""
+    if call.verb == "killall" and letters & {"r", "--regexp"}:
+        part = "part"
     return [on(call, "kill", f"name:{each}", "process", part) for each in operands]
 
 
@@ -387,11 +395,12 @@ def does_git(call: Call) -> list[Effect]:
         if option in ("-C", "--git-dir", "--work-tree", "-c") and words:
             value = words.pop(0)
             folder = value if option in ("-C", "--work-tree") else folder
-            if option == "-c" and re.match(
-                r"(alias|core\.(sshcommand|pager|editor|hookspath)|.*\.(command|helper))", value, re.I
-            ):
-                call.walk.found.unclear("a program that git runs")
+            if option == "-c":
+                does_setting(call, value)
+        elif option.startswith("--config-env=") and runs(option.split("=")[1]):
+            call.walk.found.unclear("a program that git runs")
     verb = words[0] if words else ""
+    runs_commands(call, verb, words[1:])
     if verb == "clean" and any("f" in each for each in words if each.startswith("-")):
         rest = [each for each in words[1:] if not each.startswith("-")]
         return paths(call, "delete", rest or [folder + "/*"], recursive=True, detail="clean")

@@ -39,6 +39,13 @@ def last_command(node: Any) -> Any:
     return node
 
 
+def unticked(node: Any) -> str | None:
+    """The script of a substitution in backticks in which others stand: the grammar reads these as words."""
+    text = node.text.decode("utf-8", "replace")
+    nested = node.type == "command_substitution" and text.startswith("`") and "\\`" in text
+    return re.sub(r"\\([$`\\])", r"\1", text[1:-1]) if nested else None
+
+
 def feeds_itself(text: str) -> bool:
     """Whether a loop's body changes variables, so that its second round differs from its first."""
     return re.search(r"(?m)(?:^|[;\s])\w+\+?=[^=]|\bcd\s", text) is not None

@@ -29,9 +29,70 @@ _LOOKS = frozenset(
 )  # fmt: skip
 
 
+_TAKE = {
+    "filter-branch": r"--(?:tree|index|msg|env|commit|parent|tag-name)-filter|--setup",
+    "rebase": r"-x|--exec",
+    "difftool": r"-x|--extcmd",
+    "grep": r"-O|--open-files-in-pager",
+    "fetch": r"--upload-pack",
+    "pull": r"--upload-pack",
+    "clone": r"-u|--upload-pack",
+    "ls-remote": r"--upload-pack|--exec",
+    "push": r"--receive-pack|--exec",
+    "archive": r"--exec",
+}
+"""Options whose values git runs."""
+
+
+def runs(key: str) -> bool:
+    """Whether a setting names what git runs."""
+    return any(each.fullmatch(key.strip()) for each in (_COMMANDS, _FOLDERS, _ALIASES))
+
+
+def does_setting(call: Call, text: str) -> None:
+    """``git -c KEY=VALUE``."""
+    key, equals, value = text.partition("=")
+    if equals:
+        does_config(call, [key, value])
+
+
+def runs_commands(call: Call, verb: str, words: list[str]) -> None:
+    """Read the commands that ``git VERB WORDS`` is told to run."""
+    from safewright.guard.parsing.shell.calls import requoted
+
+    commands: list[str] = []
+    if verb == "bisect" and words[:1] == ["run"]:
+        commands.append(" ".join(map(requoted, words[1:])))
+    elif verb == "submodule" and "foreach" in words:
+        rest = [each for each in words[words.index("foreach") + 1 :] if each not in ("--recursive", "-q")]
+        commands.append(rest[0] if len(rest) == 1 else " ".join(map(requoted, rest)))
+    option = re.compile(rf"({_TAKE[verb]})(?:=|$)(.*)", re.S) if verb in _TAKE else None
+    for at, word in enumerate(words):
+        if option is not None and (match := option.match(word)):
+            attached = "=" in word[len(match[1]) :][:1] or verb == "grep"
+            commands.append(match[2] if attached else "".join(words[at + 1 : at + 2]))
+        elif (verb == "grep" and word.startswith("-O")) or (
+            verb in ("rebase", "difftool") and word.startswith("-x")
+        ):
+            commands.append(word[2:])
+        elif verb in ("clone", "fetch", "pull", "ls-remote", "remote", "submodule") and word.startswith(
+            "ext::"
+        ):
+            commands.append(word.removeprefix("ext::").replace("%S", "x").replace("%G", ""))
+        elif verb in ("clone", "init") and word.startswith("--template=") and word != "--template=":
+            call.walk.found.unclear("a folder whose programs git runs")
+        elif verb == "clone" and word in ("-c", "--config"):
+            does_setting(call, "".join(words[at + 1 : at + 2]))
+        elif verb == "clone" and word.startswith("--config="):
+            does_setting(call, word.partition("=")[2])
+    for each in commands:
+        if each.strip() and each not in ("git-upload-pack", "git-receive-pack"):
+            call.walk.inner(each, call.inside("git"))
+
+
 def does_config(call: Call, words: list[str]) -> None:
     """Note what ``git config WORDS`` will have git run."""
-    rest = list(words)
+    rest = list(words[1:] if words[:1] == ["set"] else words)
     if set(rest) & _LOOKS:
         return
     operands: list[str] = []
@@ -43,7 +104,6 @@ def does_config(call: Call, words: list[str]) -> None:
             operands.append(word)
     if operands[:1] in (["get"], ["list"], ["unset"], ["remove-section"], ["rename-section"], ["edit"]):
         return
-    operands = operands[1:] if operands[:1] == ["set"] else operands
     if len(operands) < 2:
         return
     key, value = operands[0], operands[1].strip()

@@ -34,7 +34,7 @@ from safewright.guard.parsing.shell.state import (
     settled,
 )
 from safewright.guard.parsing.shell.touching import BOTTOMLESS
-from safewright.guard.parsing.shell.trees import common, depth, last_command, leaves, stray
+from safewright.guard.parsing.shell.trees import common, depth, last_command, leaves, stray, unticked
 from safewright.guard.parsing.shell.words import Words
 
 MOST_BYTES = 16 * 1024
@@ -155,7 +155,8 @@ class _Walk:
         return Words(state, chosen, self._substitute, self.inner)
 
     def _substitute(self, node: Any, state: State) -> str | None:
-        return self._all(node, state.copy(), None)
+        nested = unticked(node)
+        return self._all(node, state.copy(), None) if nested is None else self.inner(nested, state.copy())
 
     def _command(self, node: Any, state: State, stdin: str | None, chosen: dict[str, str]) -> str | None:
         words = self._words(state, chosen)
@@ -187,6 +188,8 @@ class _Walk:
         name = node.child_by_field_name("name")
         value = node.child_by_field_name("value")
         text = name.text.decode("utf-8", "replace") if name is not None else ""
+        if name is not None:
+            words.within(name)
         return text, words.text(value) if value is not None else ""
 
     def _on_variable_assignment(self, node: Any, state: State, stdin: str | None) -> str | None:
@@ -210,10 +213,10 @@ class _Walk:
         if value is not None and value.type == "array":
             return ""
         self.found.names.add(name)
-        if not re.fullmatch(r"\w+", name):
-            return ""
         for text in dict.fromkeys(values):
             does_environment(self, name, text, state)
+        if not re.fullmatch(r"\w+", name):
+            return ""
         name = state.named(name)
         state.values[name] = tuple(dict.fromkeys(values))[:8]
         state.arrays.pop(name, None)
@@ -230,6 +233,8 @@ class _Walk:
         for child in node.named_children:
             if child.type == "variable_assignment" and "n" in flags:
                 self._refer(child, state)
+            elif child.type == "variable_name" and "n" in flags:
+                self.found.unclear("a name that stands for a variable that cannot be told")
             elif child.type == "variable_assignment":
                 self._on_variable_assignment(child, state, stdin)
             elif child.type in ("string", "raw_string", "concatenation", "ansi_c_string"):
@@ -260,15 +265,8 @@ class _Walk:
         return ""
 
     def _on_test_command(self, node: Any, state: State, stdin: str | None) -> str | None:
-        self._inner_substitutions(node, state)
+        self._words(state, {}).within(node)
         return ""
-
-    def _inner_substitutions(self, node: Any, state: State) -> None:
-        for child in node.named_children:
-            if child.type in ("command_substitution", "process_substitution"):
-                self._substitute(child, state)
-            else:
-                self._inner_substitutions(child, state)
 
     def _on_subshell(self, node: Any, state: State, stdin: str | None) -> str | None:
         return self._all(node, state.copy(), stdin)
@@ -482,9 +480,11 @@ class _Walk:
     def _on_case_statement(self, node: Any, state: State, stdin: str | None) -> str | None:
         for item in node.named_children:
             if item.type != "case_item":
+                self._words(state, {}).text(item)
                 continue
             branch = state.copy()
             pattern = item.child_by_field_name("value")
+            _ = pattern is None or self._words(state, {}).text(pattern)
             for child in item.named_children:
                 if child != pattern and child.type not in ("extglob_pattern", "word"):
                     self._one(child, branch, stdin)

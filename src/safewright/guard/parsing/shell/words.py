@@ -68,6 +68,9 @@ class Words:
 
     def body(self, node: Any) -> str:
         """A here-document's text."""
+        # The grammar takes backticks in it for plain text.
+        for command in _BACKTICKS.findall(_text(node)):
+            self.inner(re.sub(r"\\([$`\\])", r"\1", command), self.state.copy())
         return _decoded(self._gaps(node, lambda text: _quoted(_unescape_double(text)), quoted=True))
 
     def _raw(self, node: Any) -> str:
@@ -97,20 +100,22 @@ class Words:
             texts[name] = printed if text.startswith("<") else None
             return name
         if kind == "arithmetic_expansion":
-            self._inner(node)
+            self.within(node)
             return computed(text, self._number)
         if kind == "array":
             return _SPLIT.join(self._raw(child) for child in node.named_children)
-        self._inner(node)
+        self.within(node)
         return UNKNOWN
 
-    def _inner(self, node: Any) -> None:
+    def within(self, node: Any) -> None:
         """Walk what is substituted inside a word that is not read itself."""
         for child in node.named_children:
             if child.type in ("command_substitution", "process_substitution"):
                 self.substitute(child, self.state)
+            elif child.type == "expansion":
+                self._expansion(_text(child), child, quoted=True)
             else:
-                self._inner(child)
+                self.within(child)
 
     def _gaps(self, node: Any, plain: Callable[[str], str], *, quoted: bool = False) -> str:
         """A node's text with its expansions replaced."""
@@ -143,7 +148,7 @@ class Words:
         return _value(printed.rstrip("\n"), quoted)
 
     def _expansion(self, text: str, node: Any, *, quoted: bool) -> str:
-        self._inner(node)
+        self.within(node)
         name = text[1:]
         if name.startswith("{"):
             # The grammar takes what stands in backticks here for a plain word.
@@ -377,25 +382,20 @@ def _braces(raw: str) -> list[str]:
 
 def _brace(word: str) -> list[str] | None:
     """The words of the first brace that expands; None where none does."""
-    for start, mark in enumerate(word):
-        if mark != "{":
-            continue
-        depth, commas = 0, [start]
-        for index in range(start, len(word)):
-            if word[index] == "{":
-                depth += 1
-            elif word[index] == "}":
-                depth -= 1
-            elif word[index] == "," and depth == 1:
-                commas.append(index)
-            if depth == 0:
-                return _alternatives(word, start, index, commas) or _brace_later(word, start)
+    opened: list[tuple[int, list[int]]] = []
+    closed: list[tuple[int, int, list[int]]] = []
+    for at, mark in enumerate(word):
+        if mark == "{":
+            opened.append((at, [at]))
+        elif mark == "," and opened:
+            opened[-1][1].append(at)
+        elif mark == "}" and opened:
+            start, commas = opened.pop()
+            closed.append((start, at, commas))
+    for start, end, commas in sorted(closed):
+        if (parts := _alternatives(word, start, end, commas)) is not None:
+            return parts
     return None
-
-
-def _brace_later(word: str, start: int) -> list[str] | None:
-    parts = _brace(word[start + 1 :])
-    return None if parts is None else [word[: start + 1] + part for part in parts]
 
 
 def _alternatives(word: str, start: int, end: int, commas: list[int]) -> list[str] | None:
