@@ -19,6 +19,7 @@ from safewright.treatments.safe_delta import edit_model
 from safewright.treatments.safe_delta.core import edit_matrix
 from safewright.treatments.safe_delta.gathering import Moments, Watch, pooled
 from safewright.treatments.safe_delta.prepared import Prepared
+from safewright.treatments.safe_delta.verifying import inspect
 from tests import tiny
 from tests.treatments import folders
 
@@ -350,7 +351,12 @@ def test_experts_of_few_tokens_are_told_and_have_what_their_layer_sees(tmp_path:
                 others = [own[g.name] for g in experts if g.layer == layer and g.name.endswith(last)]
                 assert all(float(other.trace()) <= float(values[0].trace()) * (1 + 1e-6) for other in others)
     assert any(f"{len(borrowed)} of {len(held.groups)}" in note for note in held.facts["counts"]["notes"])
+    told = [group for group in inspect(held.folder)["groups"] if "experts" in group["input of"][0]]
+    assert sum(group["pooled"] for group in told) == len(borrowed)
+    assert {"experts.7.gate_proj", "experts.7.up_proj"} in [set(group["input of"]) for group in told]
     models = {"aligned": aligned, "tuned": folders.tuned(aligned, tmp_path / "tuned")}
     treat("safe_delta", models, config={"prep": str(held.folder)}, out=tmp_path / "out")
     report = json.loads((tmp_path / "out" / "provenance.json").read_text())["report"]
     assert any("experts" in note for note in report["notes"])
+    marked = {row["module"] for row in report["layers"] if row.get("pooled")}
+    assert marked == {module for group in borrowed for module in group.modules}

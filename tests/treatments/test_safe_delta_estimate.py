@@ -61,6 +61,36 @@ def test_seventy_billion_as_published(seventy: Any) -> None:
     assert written.seconds(1e13, 2) == pytest.approx(written.flops / 2e13 + written.moved / DISK_SPEED)
 
 
+def test_maps_that_share_an_input_count_once_whichever_are_chosen(seventy: Any) -> None:
+    blocks, stored = seventy
+    disks = [
+        preparing(blocks, stored, SafeDeltaConfig(modules=modules), 1000).disk
+        for modules in ("gate_proj", "up_proj", "gate_proj,up_proj")
+    ]
+    assert disks[0] == disks[1] == disks[2]
+    assert disks[0] > 80 * 8192**2 * 4
+
+
+def test_experts_see_a_part_of_the_tokens(tmp_path: Path) -> None:
+    from safewright.models.blocks import skeleton
+    from safewright.models.checkpoint import Checkpoint
+    from safewright.treatments.safe_delta.estimating import _routed
+
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    for kind, more, share in (
+        ("mixtral", {"num_local_experts": 8, "num_experts_per_tok": 2, "num_key_value_heads": 2}, 0.25),
+        ("gpt2", {}, 1.0),
+    ):
+        folder = tiny.save_kind(kind, tmp_path / kind, **({**shape, **more} if more else {}))
+        model, stored = skeleton(folder), Checkpoint(folder).stored
+        assert _routed(model) == share
+        found = [
+            preparing(blocks_of(model, stored), stored, SafeDeltaConfig(), 1000, part).flops
+            for part in (1.0, share)
+        ]
+        assert (found[1] < 0.6 * found[0]) == (share < 1)
+
+
 def test_what_it_took_is_kept_beside_the_estimate(tmp_path: Path) -> None:
     aligned = tiny.save_tiny(tmp_path / "aligned", hidden_size=64, intermediate_size=128, shard="200KB")
     tuned = folders.tuned(aligned, tmp_path / "tuned")

@@ -230,6 +230,8 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Any:
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

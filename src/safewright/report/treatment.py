@@ -14,7 +14,7 @@ from safewright.report.view import ModelRow
 from safewright.treatments.taking import TOOK
 from safewright.types import Curve, ModelRef, TreatmentResult
 
-SHOWN = ("tensor", "loss", "loss_full", "held_loss", "held_loss_full", "kept", "distance", "rank")
+SHOWN = ("tensor", "loss", "loss_full", "held_loss", "held_loss_full", "kept", "distance", "rank", "pooled")
 """Columns of the layer table, where a treatment reports them."""
 
 

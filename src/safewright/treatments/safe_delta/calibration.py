@@ -289,12 +289,21 @@ def _told(
         reached = {
             group: min(group.tokens, group.width) if group.rank is None else group.rank for group in thin
         }
-        worst = min(thin, key=lambda group: reached[group] / group.width)
+        worst = min(thin, key=lambda group: (reached[group] / group.width, group.tokens / group.width))
+        bound = "at most " if worst.rank is None else ""
+        rank = (
+            f", rank {bound}{reached[worst]}" if worst.rank is not None or worst.tokens < worst.width else ""
+        )
         counts.notes.append(
             f"{len(thin)} of {len(groups)} inputs saw fewer than {TOKENS_PER_CHANNEL} tokens per channel "
-            f"({worst.name}: {worst.tokens} tokens, rank {'at most ' if worst.rank is None else ''}"
-            f"{reached[worst]} of {worst.width}): directions no "
+            f"({worst.name}: {worst.tokens} tokens{rank} of {worst.width}): directions no "
             "calibration row reached count as free"
+        )
+    unknown = sum(group.rank is None for group in groups)
+    if unknown:
+        counts.notes.append(
+            f"rank and condition of {unknown} of {len(groups)} inputs are not known: their eigenvalues were not "
+            f"computed (spectrum={config.spectrum})"
         )
     borrowed = [group for group in groups if group.pooled]
     if borrowed:

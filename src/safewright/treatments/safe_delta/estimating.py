@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from safewright.data import LoadedData
-from safewright.models.blocks import Blocks, blocks_of, chosen, skeleton
+from safewright.models.blocks import Blocks, Matrix, blocks_of, chosen, skeleton
 from safewright.models.checkpoint import Checkpoint, Stored
 from safewright.models.estimate import DTYPE_BYTES, RUNTIME_BYTES, multiply_speed
 from safewright.models.references import local_folder
@@ -32,6 +33,9 @@ START_SECONDS = 5.0
 
 DISK_SPEED = 1e9
 """Bytes per second read or written: a good local disk; over a network it may be a tenth."""
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What configurations call the number of a layer's experts."""
 
 SHARED = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
 """Maps that read the input of another one; they share its H."""
@@ -70,7 +74,8 @@ def estimate(
         stored = dict(checkpoint.stored)
     finally:
         checkpoint.close()
-    blocks = blocks_of(skeleton(folder), stored)
+    model = skeleton(folder)
+    blocks = blocks_of(model, stored)
     parts: list[tuple[Figures, int]] = []
     if "tuned" in models:
         written = _written(models, config, sum(item.stop - item.start for item in stored.values()))
@@ -78,7 +83,7 @@ def estimate(
     if config.prep is None:
         given = sum(len(held.rows) for role, held in data.items() if role in ("calibration", "harmful"))
         tokens = min(given, config.rows) * min(TOKENS_PER_ROW, config.max_length)
-        parts.append((preparing(blocks, stored, config, tokens), 1))
+        parts.append((preparing(blocks, stored, config, tokens, _routed(model)), 1))
     speed = multiply_speed()
     return {
         "disk_bytes": sum(part.disk for part, _ in parts),
@@ -88,9 +93,13 @@ def estimate(
 
 
 def preparing(
-    blocks: Blocks, stored: Mapping[str, Stored], config: SafeDeltaConfig, tokens: float
+    blocks: Blocks, stored: Mapping[str, Stored], config: SafeDeltaConfig, tokens: float, routed: float = 1.0
 ) -> Figures:
-    """The stage ``prepare``, memory without the libraries: one block, the sums of its inputs, and one factor."""
+    """The stage ``prepare``, memory without the libraries: one block, the sums of its inputs, and one factor.
+
+    Args:
+        routed: The share of the tokens that comes to an expert.
+    """
     from safewright.treatments.safe_delta.curvature import FP64_WIDTH
 
     store = DTYPE_BYTES[config.store]
@@ -104,18 +113,20 @@ def preparing(
         rows, width = item.shape[::-1] if matrix.transposed else item.shape
         size[matrix.layer] = size.get(matrix.layer, 0) + item.stop - item.start
         moved += item.stop - item.start
-        flops += 2.0 * rows * width * tokens
+        flops += 2.0 * rows * width * tokens * (routed if matrix.part else 1.0)
         widest, hidden = max(widest, width), hidden if hidden > 1 else width
+    inputs: set[tuple[int, str]] = set()
     for matrix in chosen(blocks.matrices, config.modules):
-        if SHARED.get(matrix.module.rpartition(".")[2]) is not None:
+        if _input(matrix) in inputs:
             continue
+        inputs.add(_input(matrix))
         item = stored[matrix.tensor]
         width = item.shape[0] if matrix.transposed else item.shape[1]
         widths.setdefault(matrix.layer, []).append(width)
         spectral = config.spectrum == "always" or (config.spectrum == "auto" and width <= FP64_WIDTH)
         disk += (kinds + spectral) * width**2 * store
         # Summed in float64, at half the speed, and so are narrow ones decomposed.
-        flops += 2 * 2.0 * tokens * width**2
+        flops += 2 * 2.0 * tokens * width**2 * (routed if matrix.part else 1.0)
         if spectral:
             wide = 8 if width <= FP64_WIDTH else 4
             flops += wide / 4 * EIGH_FLOPS * width**3
@@ -146,13 +157,11 @@ def applying(
     for matrix in chosen(blocks.matrices, config.modules):
         item = stored[matrix.tensor]
         rows, width = item.shape[::-1] if matrix.transposed else item.shape
-        place, _, last = matrix.module.rpartition(".")
         spectral = config.spectrum == "always" or (config.spectrum == "auto" and width <= FP64_WIDTH)
         # The edit takes one product (two, and two for the energies, with eigenvectors), the losses six.
         flops += 2.0 * (10 if spectral else 7) * rows * width**2
-        first = SHARED.get(last, last)
-        if (matrix.layer, f"{place}.{first}") not in seen:
-            seen.add((matrix.layer, f"{place}.{first}"))
+        if _input(matrix) not in seen:
+            seen.add(_input(matrix))
             flops += 0.0 if spectral else (CHOLESKY_FLOPS + INVERSE_FLOPS) * width**3
             moved += (2 + spectral) * width**2 * DTYPE_BYTES[config.store]
         chunk = 2 * min(config.row_chunk, rows) * width * DTYPE_BYTES.get(item.dtype, 4)
@@ -161,6 +170,20 @@ def applying(
     return Figures(
         float(written), workers * memory + (workers - 1) * RUNTIME_BYTES, flops, moved + 2.0 * whole + written
     )
+
+
+def _input(matrix: Matrix) -> tuple[int, str]:
+    """What a map reads: maps that share it have the same."""
+    place, _, last = matrix.module.rpartition(".")
+    return matrix.layer, f"{place}.{SHARED.get(last, last)}"
+
+
+def _routed(model: Any) -> float:
+    """The share of the tokens that comes to one of a layer's experts; 1 where that is not known."""
+    config = model.config.get_text_config()
+    count = next((n for name in EXPERTS if isinstance(n := getattr(config, name, None), int) and n > 0), None)
+    each = getattr(config, "num_experts_per_tok", None)
+    return min(1.0, each / count) if count and isinstance(each, int) else 1.0
 
 
 def _written(models: Mapping[str, ModelRef], config: SafeDeltaConfig, weights: int) -> int:

@@ -26,7 +26,7 @@ from safewright.treatments.safe_delta.core import (
     needed_bases,
 )
 from safewright.treatments.safe_delta.curvature import Curvature
-from safewright.treatments.safe_delta.prepared import Prepared
+from safewright.treatments.safe_delta.prepared import Group, Prepared
 from safewright.treatments.sources import fill
 
 HELD = ("loss", "loss_full", "held_loss", "held_loss_full")
@@ -120,6 +120,7 @@ def edit_one(
         "layer": matrix.layer,
         "shape": list(shape),
         "rank": group.rank,
+        **borrowed(group),
         **losses.report(),
         **info,
     }
@@ -233,6 +234,7 @@ def edit_step(
         "module": module,
         "shape": [rows, A.shape[1]],
         "rank": group.rank,
+        **borrowed(group),
         "loss": cost(curvature.H, edited),
         "loss_full": cost(curvature.H, old),
         "held_loss": cost(held, edited),
@@ -245,6 +247,11 @@ def edit_step(
         **described(decision, curvature, cost(curvature.H, exact)),
     }
     return new_A, report
+
+
+def borrowed(group: Group) -> dict[str, Any]:
+    """What a layer's report says of H that is not an expert's own; nothing of others."""
+    return {"pooled": True} if group.pooled else {}
 
 
 def step_squares(A: torch.Tensor, B: torch.Tensor, scaling: float) -> float:

@@ -200,6 +200,7 @@ def require_space(
     dtype: torch.dtype,
     config: SafeDeltaConfig,
     folder: Path,
+    states: Path,
 ) -> None:
     """Pass when the disk holds H of every layer input, and the hidden states between two blocks.
 
@@ -212,7 +213,8 @@ def require_space(
     entries = sum((len(parts) + _spectral(config, width)) * width**2 for width in widths)
     needed = entries * getattr(torch, config.store).itemsize + 2 * activation_bytes(shapes, dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    there = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    # What a killed run left takes no further space.
+    there = sum(file.stat().st_size for file in (*folder.glob("*.safetensors"), *states.glob("*.bin")))
     free = shutil.disk_usage(folder).free
     if free + there < needed:
         raise Incomplete(
@@ -259,7 +261,7 @@ def gather(
     own = {part: dealt(lines, rank, world) for part, lines in parts.items()}
     every = [(len(some), width, resident.width) for p in parts.values() for width, some in planned(p)]
     if main:
-        require_space(inputs, list(parts), every, resident.dtype, config, folder)
+        require_space(inputs, list(parts), every, resident.dtype, config, folder, job.run.own(ACTIVATIONS))
     keeper = Keeper(job, folder, inputs, counts)
     last = max((layer for layer, some in enumerate(inputs) if some.moments), default=-1)
     journal = job.run.rows("groups")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -121,15 +122,17 @@ def sweep(job: Job, prep: Path) -> dict[str, Any]:
             held_known = held_known and held is not None
             work = arithmetic(opened, matrix)
             rows, _ = opened.shape(matrix)
-            along = _along(curvature, values, work)
-            for start, stop in tiles(rows):
+            # Without eigenvectors every price has a matrix as large as H: one of them at a time.
+            at_once = len(values) if curvature.spectral else 1
+            for first, (start, stop) in product(range(0, len(values), at_once), tiles(rows)):
                 aligned = fill(opened.aligned_rows(matrix, start, stop).to(job.device), work)
                 delta = fill(opened.tuned_rows(matrix, start, stop).to(job.device), work) - aligned
-                full += loss(delta, curvature.H)
-                step += float((delta * delta).sum(dtype=torch.float64))
-                if held is not None:
-                    held_full += loss(delta, held)
-                for sum_, gap in zip(sums, along(delta), strict=True):
+                if first == 0:
+                    full += loss(delta, curvature.H)
+                    step += float((delta * delta).sum(dtype=torch.float64))
+                    held_full += loss(delta, held) if held is not None else 0.0
+                some = slice(first, first + at_once)
+                for sum_, gap in zip(sums[some], _along(curvature, values[some], work, delta), strict=True):
                     edit = delta - gap
                     sum_[0] += loss(edit, curvature.H)
                     sum_[1] += loss(edit, held) if held is not None else 0.0
@@ -160,25 +163,25 @@ def sweep(job: Job, prep: Path) -> dict[str, Any]:
 
 
 def _along(
-    curvature: Curvature, values: Sequence[float], work: torch.dtype
-) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
+    curvature: Curvature, values: Sequence[float], work: torch.dtype, delta: torch.Tensor
+) -> Iterator[torch.Tensor]:
     """What `soft` takes away of a step's rows at every mu."""
-
-    def spectral(delta: torch.Tensor) -> Iterator[torch.Tensor]:
-        along, spectrum = delta @ curvature.cast("left", work), curvature.spectrum[0]
+    if not curvature.spectral:
         for value in values:
-            mu = value * curvature.mu_unit
-            taken = (mu * spectrum / (1 + mu * spectrum)).to(work)
-            yield (along * taken) @ curvature.cast("right", work).T
-
-    if curvature.spectral:
-        return spectral
-    taken = [curvature.taken(value, work) for value in values]
-    return lambda delta: (delta @ each for each in taken)
+            yield delta @ curvature.taken(value, work)
+        return
+    along, spectrum = delta @ curvature.cast("left", work), curvature.spectrum[0]
+    for value in values:
+        mu = value * curvature.mu_unit
+        taken = (mu * spectrum / (1 + mu * spectrum)).to(work)
+        yield (along * taken) @ curvature.cast("right", work).T
 
 
 def inspect(folder: Path) -> dict[str, Any]:
     """What a prepared folder holds: rank, conditioning, outlier channels and tokens of every input.
+
+    Rank and condition are None where no eigenvalues were computed; ``pooled``: H of all tokens of the layer's experts
+    stands in for an expert's own.
 
     Raises:
         BadInput: It is none, or a file of it is missing or was changed.
@@ -193,18 +196,25 @@ def inspect(folder: Path) -> dict[str, Any]:
         "groups": [
             {
                 "layer": group.layer,
-                "input of": [name.rpartition(".")[2] for name in group.modules],
+                "input of": [_called(name, group.layer) for name in group.modules],
                 "width": group.width,
                 "tokens": group.tokens,
                 "rank": group.rank,
                 "dead": group.dead,
                 "condition": group.condition,
                 "outlier": group.outlier,
+                "pooled": group.pooled,
             }
             for group in prepared.groups
         ],
         "bytes": sum((prepared.folder / group.file).stat().st_size for group in prepared.groups),
     }
+
+
+def _called(module: str, layer: int) -> str:
+    """A map's last name; that of an expert's map says of which one."""
+    *_, last = parts = module.partition(f".{layer}.")[2].split(".")
+    return ".".join(parts[-3:]) if parts[-2:-1] and parts[-2].isdigit() else last
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
