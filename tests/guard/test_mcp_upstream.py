@@ -161,6 +161,7 @@ def test_headers_are_read_and_what_is_wrong_is_said_without_them(tmp_path: Path)
 def test_headers_in_the_clear_are_noticed() -> None:
     headers = {"Authorization": "x"}
     assert exposed("http://tools.example/mcp", headers)
+    assert exposed("http://127.tools.example/mcp", headers)
     assert not exposed("http://tools.example/mcp", {})
     for url in (
         "https://tools.example/mcp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import stat
@@ -80,5 +81,8 @@ def exposed(url: str, headers: Mapping[str, str]) -> bool:
 
     parts = urlsplit(url)
     host = parts.hostname or ""
-    local = host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"  # 127.example.org is somebody's name
     return bool(headers) and parts.scheme == "http" and not local

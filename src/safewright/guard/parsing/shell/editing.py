@@ -59,6 +59,7 @@ _SETS = re.compile(r"(?:se|set|setl|setlocal|setg|setglobal|setf|setfiletype)(?:
 _SET_PROGRAMS = re.compile(
     r"\b(?:sh|shell|shcf|shellcmdflag|\w*prg|\w*expr|\w*func|kp|mp|gp|ep|fp|pexpr|keywordprg)\s?="
 )
+_KEYS = re.compile(r"norm(?:al)?!? [\w ^$%{}()\[\]<>=,.;+-]*")
 _SEARCH = re.compile(r"/[^/]*|\?[^?]*", re.S)
 _INSERTS = re.compile(rf"\s*{_RANGE}\s*[aic]\s*$")
 
@@ -158,6 +159,8 @@ def _told(call: Call, command: str) -> list[Effect]:
         elif _SETS.fullmatch(part):
             if _SET_PROGRAMS.search(part):
                 call.walk.found.unclear("programs that an editor runs")
+        elif _KEYS.fullmatch(part):
+            continue
         elif not _SEARCH.fullmatch(part) and _DARK.search(_unquoted(part)):
             call.walk.found.unclear("a command of an editor")
     return found

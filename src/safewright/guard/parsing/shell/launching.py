@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from safewright.guard.parsing.shell.model import UNKNOWN, under
 from safewright.guard.parsing.shell.scripts import text_of
 from safewright.guard.parsing.shell.state import HOME, State, place
-from safewright.guard.parsing.shell.versioning import runs
+from safewright.guard.parsing.shell.versioning import plain_ssh, runs
 
 if TYPE_CHECKING:
     from safewright.guard.parsing.shell.walking import _Walk as Walk
@@ -106,10 +106,7 @@ def _command(walk: Walk, name: str, value: str, state: State) -> None:
     if not value.strip(UNKNOWN + HOME + " "):
         walk.found.unclear(f"the command in {name}")
         return
-    plain = re.fullmatch(r"ssh(?:\s+[\w./=@:~+-]+)*", value) and not re.search(
-        r"(?:Proxy|Local)Command", value
-    )
-    if name.startswith("GIT_SSH") and plain:
+    if name.startswith("GIT_SSH") and plain_ssh(value):
         return
     inside = state.copy()
     inside.wrappers = (*inside.wrappers, name)

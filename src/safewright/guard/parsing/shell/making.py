@@ -88,9 +88,14 @@ def does_make(call: Call) -> list[Effect]:
             texts += [text] if text is not None and text not in texts else []
     if any(map(_FLAGS.search, [*words, *texts])):
         call.walk.found.unclear("the shell that make runs its recipes with")
+    shown = any(
+        re.fullmatch(r"-[bBeikLmpqrRsStvw]*n\w*|--dry-run|--just-print|--recon", each) for each in words
+    )
     if any("\n" in each or "$" in each or ":" in each for each in texts):
         _read(call, "\n".join(texts), given)
-    return [on(call, "package", "make install", "package", "make")] if "install" in words else []
+    return (
+        [on(call, "package", "make install", "package", "make")] if "install" in words and not shown else []
+    )
 
 
 def _read(call: Call, text: str, given: dict[str, str]) -> None:

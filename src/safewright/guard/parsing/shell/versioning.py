@@ -44,6 +44,12 @@ _TAKE = {
 """Options whose values git runs."""
 
 
+def plain_ssh(command: str) -> bool:
+    """Whether a command that git connects with is ssh, with options that run nothing."""
+    plain = re.fullmatch(r"ssh(?:\s+[\w./=@:~+-]+)*", command)
+    return plain is not None and re.search(r"(?:Proxy|Local)Command", command, re.I) is None
+
+
 def runs(key: str) -> bool:
     """Whether a setting names what git runs."""
     return any(each.fullmatch(key.strip()) for each in (_COMMANDS, _FOLDERS, _ALIASES))
@@ -64,7 +70,9 @@ def runs_commands(call: Call, verb: str, words: list[str]) -> None:
     if verb == "bisect" and words[:1] == ["run"]:
         commands.append(" ".join(map(requoted, words[1:])))
     elif verb == "submodule" and "foreach" in words:
-        rest = [each for each in words[words.index("foreach") + 1 :] if each not in ("--recursive", "-q")]
+        rest = words[words.index("foreach") + 1 :]
+        while rest and rest[0].startswith("-"):
+            rest = rest[1:]
         commands.append(rest[0] if len(rest) == 1 else " ".join(map(requoted, rest)))
     option = re.compile(rf"({_TAKE[verb]})(?:=|$)(.*)", re.S) if verb in _TAKE else None
     for at, word in enumerate(words):
@@ -112,7 +120,9 @@ def does_config(call: Call, words: list[str]) -> None:
     elif _FOLDERS.fullmatch(key):
         if value != "/dev/null":
             call.walk.found.unclear("a folder whose programs git runs")
-    elif _ALIASES.fullmatch(key) and not value.startswith("!"):
+    elif (_ALIASES.fullmatch(key) and not value.startswith("!")) or (
+        key.lower() == "core.sshcommand" and plain_ssh(value)
+    ):
         return
     elif (_COMMANDS.fullmatch(key) or _ALIASES.fullmatch(key)) and not _PLAIN.fullmatch(value):
         if value.startswith("/") and " " not in value:

@@ -20,6 +20,8 @@ _SPLIT = "\ue200"
 _EMPTY = "\ue201"
 MOST_FIELDS = 512
 MOST_RANGE = 64
+MOST_EXPANDED = 2**18
+"""Characters that are read while braces expand."""
 MOST_CHANGED = 512
 """A longer value is not cut or replaced in: a pattern is tried at every place of it."""
 
@@ -367,38 +369,43 @@ def _fields(raw: str) -> list[str]:
 def _braces(raw: str) -> list[str]:
     """Brace expansion of the unquoted braces of a word."""
     done: list[str] = []
-    todo = [raw]
+    todo = [(raw, 0)]
+    read = 0
     while todo:
-        word = todo.pop()
-        parts = _brace(word)
+        word, start = todo.pop()
+        start, parts = _brace(word, start)
         if parts is None:
             done.append(word)
         else:
-            todo.extend(reversed(parts))
-        if len(done) + len(todo) > MOST_FIELDS:
+            todo.extend((part, start) for part in reversed(parts))
+        read += len(word)
+        if len(done) + len(todo) > MOST_FIELDS or read > MOST_EXPANDED:
             raise TooMuch("too many words")
     return done
 
 
-def _brace(word: str) -> list[str] | None:
-    """The words of the first brace that expands; None where none does."""
+def _brace(word: str, start: int) -> tuple[int, list[str] | None]:
+    """The words of the first brace from a place on that expands, and its place; None where none does."""
     opened: list[tuple[int, list[int]]] = []
     closed: list[tuple[int, int, list[int]]] = []
-    for at, mark in enumerate(word):
+    for match in re.compile("[{},]").finditer(word, start):
+        at, mark = match.start(), match[0]
         if mark == "{":
             opened.append((at, [at]))
         elif mark == "," and opened:
             opened[-1][1].append(at)
         elif mark == "}" and opened:
-            start, commas = opened.pop()
-            closed.append((start, at, commas))
-    for start, end, commas in sorted(closed):
-        if (parts := _alternatives(word, start, end, commas)) is not None:
-            return parts
-    return None
+            first, commas = opened.pop()
+            closed.append((first, at, commas))
+    for first, end, commas in sorted(closed):
+        if (parts := _alternatives(word, first, end, commas)) is not None:
+            return first, parts
+    return start, None
 
 
 def _alternatives(word: str, start: int, end: int, commas: list[int]) -> list[str] | None:
+    if len(commas) == 1 and end - start > 40:
+        return None
     head, tail = word[:start], word[end + 1 :]
     if len(commas) > 1:
         edges = [*commas, end]
