@@ -44,6 +44,7 @@ bench: $(VENV)/ok
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/safe_delta_speed.py
+	$(BIN)/python benchmarks/safe_delta_large.py
 	$(BIN)/python benchmarks/longsafety_throughput.py
 	$(BIN)/python benchmarks/longsafety_throughput.py --inspect
 	$(BIN)/python benchmarks/prefix_reuse.py

@@ -34,6 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv(text_.ENVIRONMENT, raising=False)
 
 
+@pytest.mark.slow  # a minute: three models are trained, and unlearned by every method
 def test_13_the_shortened_replication(tmp_path: Path) -> None:
     """ReLearn forgets and keeps, and begun answers undo it; GA forgets for good, and repeats itself."""
     world = people_world(0, SMALL)

@@ -39,6 +39,7 @@ def scene(folder: Path) -> world_.Scene:
     return world_.Scene(work, 0)
 
 
+@pytest.mark.slow  # a minute and a half: a base model and four trained arms
 def test_13_a_small_world_shows_the_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusal training holds where it was trained and fails under wrappers; reasoning holds under both, but only in
     front of the answer; re-entry rows close what begun answers open."""
