@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from safewright.cli import lab
 from safewright.cli.main import run
 
 
@@ -100,3 +101,14 @@ def test_wrong_seed_lists_are_bad_input(capsys: Any) -> None:
     assert run(["lab", "world", "--seed-list", "1,two"]) == 2
     assert run(["lab", "world", "--seeds", "0"]) == 2
     assert "--seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["torch", "tree_sitter_bash"])
+def test_a_demo_names_what_is_missing_before_it_begins(
+    package: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = lab.find_spec
+    monkeypatch.setattr(lab, "find_spec", lambda name: None if name == package else there(name))
+    assert run(["lab", "demo", "--out", str(tmp_path / "demo")]) == 5
+    assert "pip install 'safewright[models,guard]'" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from safewright.cli import console, options, running
+from safewright.errors import need_extra
 
 app = typer.Typer(help="Tiny models in made-up worlds with exact truth; no network.", no_args_is_help=True)
 
@@ -25,6 +27,9 @@ def demo(
     from safewright.cli.demonstrating_guard import GuardDemo, told
     from safewright.lab import ARMS, FINE_TUNES, SAFE_ARMS
 
+    for package in ("torch", "transformers", "tree_sitter_bash"):  # before a minute is spent
+        if find_spec(package) is None:
+            raise need_extra(package.replace("_", "-"), "models,guard")
     with console.progress() as progress:
         guarded = GuardDemo(out / "guard", seed, overwrite, progress)
         for line in told(*guarded.scene):
