@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Literal, get_args
 
 from safewright.errors import BadInput
 from safewright.guard.doors.http.refusals import Refused
+from safewright.guard.doors.private import read_private
 
 Scope = Literal["check", "operator"]
 """`check` asks for verdicts; `operator`, besides, reads the audit log, edits memory and decides escalations."""
@@ -97,7 +97,7 @@ def read_tokens(file: Path | None = None, environment: Mapping[str, str] | None 
     for variable, scope in VARIABLES.items():
         if values.get(variable, "").strip():
             _add(found, values[variable].strip(), Bearer(scope, scope), variable)
-    for number, line in enumerate(_private(file).splitlines() if file else (), start=1):
+    for number, line in enumerate(read_private(file, "tokens").splitlines() if file else (), start=1):
         parts = line.split()
         if not parts or parts[0].startswith("#"):
             continue
@@ -122,18 +122,3 @@ def _add(found: dict[bytes, Bearer], token: str, bearer: Bearer, where: str) -> 
     if digest in found:
         raise BadInput(f"The token of {where} is there twice.", fix="Give each scope a token of its own.")
     found[digest] = bearer
-
-
-def _private(file: Path) -> str:
-    try:
-        with open(file, encoding="utf-8") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            text = opened.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"The tokens in {file} cannot be read: {error}.") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise BadInput(
-            f"Others than you can read the tokens in {file} (mode {stat.S_IMODE(mode):o}).",
-            fix=f"chmod 600 {file}",
-        )
-    return text

@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safewright.errors import BadInput
+from safewright.guard.doors.private import read_private
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 REFUSED = (401, 403)
@@ -33,7 +33,7 @@ def read_headers(
     for number, line in enumerate(lines, start=1):
         _add(found, line, f"--header, number {number},")
     if file is not None:
-        for number, line in enumerate(_private(file).splitlines(), start=1):
+        for number, line in enumerate(read_private(file, "headers").splitlines(), start=1):
             if line.strip() and not line.lstrip().startswith("#"):
                 _add(found, line, f"{file}, line {number},")
     if token_env is not None:
@@ -58,21 +58,6 @@ def _add(found: dict[str, str], line: str, where: str) -> None:
     if name.lower() in (each.lower() for each in found):
         raise BadInput(f"{where} gives the header {name} a second time.", fix="Give it once.")
     found[name] = value
-
-
-def _private(file: Path) -> str:
-    try:
-        with open(file, encoding="utf-8") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
-            text = opened.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"The headers in {file} cannot be read: {type(error).__name__}.") from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise BadInput(
-            f"Others than you can read the headers in {file} (mode {stat.S_IMODE(mode):o}).",
-            fix=f"chmod 600 {file}",
-        )
-    return text
 
 
 def exposed(url: str, headers: Mapping[str, str]) -> bool:
