@@ -151,6 +151,12 @@ class SafeDeltaConfig:
             return self.damping
         return "mean" if self.mode == "official" else "channel"
 
+    def keeps_spectrum(self, width: int) -> bool:
+        """Whether the eigenvectors of an input of so many channels are kept in a prepared folder."""
+        from safewright.treatments.safe_delta.curvature import FP64_WIDTH
+
+        return self.spectrum == "always" or (self.spectrum == "auto" and width <= FP64_WIDTH)
+
     def require_no_preparing(self, *given: str) -> None:
         """Pass when nothing only the stage ``prepare`` reads was given beside a prepared folder.
 

@@ -19,8 +19,8 @@ from safewright.types import ModelRef
 TOKENS_PER_ROW = 100
 """Tokens of a calibration sequence, roughly; the limit where it is lower."""
 
-BATCH_TOKENS, BATCH_VALUES = 4096, 8
-"""Tokens of one forward pass, and numbers a block holds of each token and channel of its widest input."""
+BATCH_VALUES = 8
+"""Bytes that a block holds of each token and channel of its widest input."""
 
 EIGH_FLOPS, CHOLESKY_FLOPS, INVERSE_FLOPS = 12.0, 1 / 3, 2 / 3
 """Operations of a symmetric eigendecomposition, a Cholesky factor and an inverse from it, in cubes of the width."""
@@ -101,6 +101,7 @@ def preparing(
         routed: The share of the tokens that comes to an expert.
     """
     from safewright.treatments.safe_delta.curvature import FP64_WIDTH
+    from safewright.treatments.safe_delta.streaming import BATCH_TOKENS
 
     store = DTYPE_BYTES[config.store]
     kinds = 1 + (config.holdout > 0) + (config.utility == "task")
@@ -123,7 +124,7 @@ def preparing(
         item = stored[matrix.tensor]
         width = item.shape[0] if matrix.transposed else item.shape[1]
         widths.setdefault(matrix.layer, []).append(width)
-        spectral = config.spectrum == "always" or (config.spectrum == "auto" and width <= FP64_WIDTH)
+        spectral = config.keeps_spectrum(width)
         disk += (kinds + spectral) * width**2 * store
         # Summed in float64, at half the speed, and so are narrow ones decomposed.
         flops += 2 * 2.0 * tokens * width**2 * (routed if matrix.part else 1.0)
@@ -150,14 +151,12 @@ def applying(
     blocks: Blocks, stored: Mapping[str, Stored], config: SafeDeltaConfig, workers: int, written: float
 ) -> Figures:
     """The stage ``apply``, memory without the libraries: factors of one input and chunks of rows, in each worker."""
-    from safewright.treatments.safe_delta.curvature import FP64_WIDTH
-
     flops = memory = moved = 0.0
     seen: set[tuple[int, str]] = set()
     for matrix in chosen(blocks.matrices, config.modules):
         item = stored[matrix.tensor]
         rows, width = item.shape[::-1] if matrix.transposed else item.shape
-        spectral = config.spectrum == "always" or (config.spectrum == "auto" and width <= FP64_WIDTH)
+        spectral = config.keeps_spectrum(width)
         # The edit takes one product (two, and two for the energies, with eigenvectors), the losses six.
         flops += 2.0 * (10 if spectral else 7) * rows * width**2
         if _input(matrix) not in seen:

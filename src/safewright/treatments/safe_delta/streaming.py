@@ -210,7 +210,7 @@ def require_space(
     import torch
 
     widths = [moments.width for some in inputs for _, moments in some]
-    entries = sum((len(parts) + _spectral(config, width)) * width**2 for width in widths)
+    entries = sum((len(parts) + config.keeps_spectrum(width)) * width**2 for width in widths)
     needed = entries * getattr(torch, config.store).itemsize + 2 * activation_bytes(shapes, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     # What a killed run left takes no further space.
@@ -222,13 +222,6 @@ def require_space(
             f"{free / 2**30:.2f} GiB are free.",
             fix="Free some space and give the same command again.",
         )
-
-
-def _spectral(config: SafeDeltaConfig, width: int) -> bool:
-    """Whether the eigenvectors of an input are kept."""
-    from safewright.treatments.safe_delta.curvature import FP64_WIDTH
-
-    return config.spectrum == "always" or (config.spectrum == "auto" and width <= FP64_WIDTH)
 
 
 def gather(
@@ -382,7 +375,7 @@ class Keeper:
         curvature = Curvature(H)
         held = {"H": H}
         values = None
-        if _spectral(config, H.shape[0]):
+        if config.keeps_spectrum(H.shape[0]):
             values, vectors, _ = curvature.spectrum
             held |= {"values": values, "vectors": vectors[curvature.live]}
         for part, key in (("held", "H_held"), ("task", "G")):
