@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,27 @@ def parameters(folder: Path, *options: str, server: list[str] | None = None) -> 
 async def proxy(folder: Path, *options: str, server: list[str] | None = None) -> AsyncIterator[Any]:
     async with mcp.Client(parameters(folder, *options, server=server), cache=None) as client:
         yield client
+
+
+@contextmanager
+def over_http(program: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The process that serves tools over HTTP, and its address; ``program`` ends with the app's name ``app``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program += f"\nimport uvicorn\nuvicorn.run(app, port={port}, log_level='error')\n"
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=HERE)
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield process, f"http://127.0.0.1:{port}/mcp"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def alive(pid: int) -> bool:
@@ -174,23 +196,8 @@ def test_wrong_options_are_said_so(tmp_path: Path) -> None:
 
 
 def test_a_server_over_http(tmp_path: Path) -> None:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    program = (
-        "import uvicorn; from tests.guard.mcp_server import server\n"
-        f"uvicorn.run(server().streamable_http_app(), port={port}, log_level='error')"
-    )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=HERE)
-    try:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
+    program = "from tests.guard.mcp_server import server\napp = server().streamable_http_app()"
+    with over_http(program) as (process, url):
         policy = tmp_path / "policy.toml"
         policy.write_text(POLICY)
         options = [
@@ -199,7 +206,7 @@ def test_a_server_over_http(tmp_path: Path) -> None:
             "--upstream-deadline",
             "3",
             "--url",
-            f"http://127.0.0.1:{port}/mcp",
+            url,
         ]
         target = mcp.StdioServerParameters(
             command=CLI[0], args=[*CLI[1:], *options], env=dict(os.environ), cwd=HERE
@@ -214,6 +221,3 @@ def test_a_server_over_http(tmp_path: Path) -> None:
                 assert (await client.call_tool("echo", {"text": "hello"})).is_error
 
         run(go)
-    finally:
-        process.kill()
-        process.wait()

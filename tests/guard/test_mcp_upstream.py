@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from safewright.guard.doors.mcp.proxy import WITHHELD, Options, Proxy
 from safewright.guard.doors.mcp.serving import server_of
 from tests.guard import mcp_server
 from tests.guard.test_mcp import door, run, said
-from tests.guard.test_mcp_faults import CLI, HERE, _receive, _send, parameters, proxy
+from tests.guard.test_mcp_faults import CLI, HERE, _receive, _send, over_http, parameters, proxy
 
 TOKEN = "tok-4f1c9a7788d2e6b0aa55"
 POLICY = 'extends = "default"\n' + "".join(
@@ -37,11 +36,7 @@ POLICY = 'extends = "default"\n' + "".join(
 def guarded(tmp_path: Path) -> Iterator[str]:
     """The address of a server that answers nobody without the token that stands in a file."""
     (tmp_path / "accepted").write_text(TOKEN)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     program = f"""
-import uvicorn
 from tests.guard.mcp_server import server
 inner = server().streamable_http_app()
 async def app(scope, receive, send):
@@ -53,20 +48,9 @@ async def app(scope, receive, send):
             await send({{"type": "http.response.body", "body": b"who are you?"}})
             return
     await inner(scope, receive, send)
-uvicorn.run(app, port={port}, log_level="error")
 """
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=HERE)
-    try:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}/mcp"
-    finally:
-        process.kill()
-        process.wait()
+    with over_http(program) as (_, url):
+        yield url
 
 
 def command(folder: Path, url: str, *options: str) -> list[str]:
